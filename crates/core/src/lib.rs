@@ -1,0 +1,20 @@
+//! The vocabulary that every other crate shares: ids, units, points in a stream, error classes, clocks.
+//!
+//! Nothing here does I/O, reads a clock or draws randomness: time and entropy come in through [`Clock`] and
+//! [`Entropy`], which the programs implement once.
+//!
+//! Reading order: [`error`], [`id`], [`unit`], [`point`], [`clock`].
+
+pub mod clock;
+pub mod error;
+pub mod id;
+pub mod point;
+pub mod unit;
+
+pub use clock::{Clock, Entropy};
+pub use error::{Chain, ErrorClass};
+pub use id::{
+    Attempt, DomainName, Generation, JobId, Name, RegionId, RepositoryId, SessionId, SnapshotId, SourceUid, Uid,
+};
+pub use point::{LogPosition, Lsn, TimelineId, Watermark};
+pub use unit::{ByteCount, Timestamp};

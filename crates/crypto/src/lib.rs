@@ -1,0 +1,18 @@
+//! Keys, seals and ciphers: everything that keeps a backup from being read or forged, and nothing else.
+//!
+//! Pure: no clock, no randomness of its own (entropy is an argument), no network. The contract is `docs/format.md`,
+//! sections 2 and 3. Reading order: [`secret`], [`derive`](mod@derive), [`suite`], [`recipient`], [`keyfile`].
+
+pub mod derive;
+pub mod keyfile;
+pub mod recipient;
+pub mod secret;
+pub mod suite;
+
+pub use derive::{commitment, derive, sha256};
+pub use keyfile::{Fingerprint, KeyFileError, KeyKind, RecipientKey, WriterKey, key_kind};
+pub use recipient::{
+    HPKE_SUITE, Purpose, Recipient, RecipientId, RecipientSecret, SealError, SealedSecret, seal_for_all,
+};
+pub use secret::Secret;
+pub use suite::{ChunkId, OpenError, Suite, SuiteError};

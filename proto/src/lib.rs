@@ -7,13 +7,7 @@
 pub mod convert;
 
 /// The generated messages, clients and servers of protocol version 1.
-#[expect(
-    missing_docs,
-    unreachable_pub,
-    clippy::perf,
-    clippy::suspicious,
-    reason = "generated"
-)]
+#[expect(unused_qualifications, reason = "generated")]
 pub mod v1 {
     tonic::include_proto!("breakwater.v1");
 }

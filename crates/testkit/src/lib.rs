@@ -3,10 +3,15 @@
 //!
 //! Whatever a test needs and the machine lacks is an error that says what installs it; nothing here skips quietly.
 //!
-//! Reading order: [`dirs`], [`wait`], [`port`], [`user`], then [`postgres`] and the rest.
+//! Reading order: [`dirs`], [`tree`], [`wait`], [`port`], [`user`]; then [`postgres`] with [`ledger`], [`process`], [`fault`], [`otlp`].
 
 pub mod dirs;
+pub mod fault;
+pub mod ledger;
+pub mod otlp;
 pub mod port;
 pub mod postgres;
+pub mod process;
+pub mod tree;
 pub mod user;
 pub mod wait;

@@ -240,12 +240,8 @@ impl Cluster {
 
     /// A connection of the superuser to a database.
     pub async fn connect_to(&self, database: &str) -> Result<tokio_postgres::Client> {
-        let (client, connection) = tokio_postgres::Config::new()
-            .host_path(self.socket_dir())
-            .port(self.port)
-            .user("postgres")
-            .dbname(database)
-            .connect_timeout(Duration::from_secs(10))
+        let (client, connection) = self
+            .client_config(database)
             .connect(NoTls)
             .await
             .with_context(|| format!("connect to {} on port {}", self.version, self.port))?;
@@ -254,6 +250,14 @@ impl Cluster {
             connection.await.ok();
         });
         Ok(client)
+    }
+
+    /// How the superuser connects to a database.
+    pub fn client_config(&self, database: &str) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config.host_path(self.socket_dir()).port(self.port).user("postgres").dbname(database);
+        config.connect_timeout(Duration::from_secs(10));
+        config
     }
 
     /// Runs SQL with psql in the database `postgres` and gives what it prints: rows as lines, columns parted by `|`.

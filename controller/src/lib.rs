@@ -1,1 +1,3 @@
-//! (module map to come)
+//! The controller: keeps what people declared, hands work to agents, knows how exposed every source is.
+
+pub mod objects;

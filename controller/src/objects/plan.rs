@@ -1,0 +1,28 @@
+//! A plan: which sources go to which repository. Schedules and retention join it in a later version.
+
+use breakwater_core::Name;
+use serde::{Deserialize, Serialize};
+
+/// The `spec` of a `Plan`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PlanSpec {
+    /// The repository it writes to, in the same namespace.
+    pub repository: Name,
+    /// The sources it covers, in the same namespace.
+    pub sources: Vec<Name>,
+}
+
+impl PlanSpec {
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.sources.is_empty() {
+            return Err("spec.sources: a plan with no source protects nothing".to_owned());
+        }
+        for (index, source) in self.sources.iter().enumerate() {
+            if self.sources.iter().take(index).any(|earlier| earlier == source) {
+                return Err(format!("spec.sources: `{source}` is named twice"));
+            }
+        }
+        Ok(())
+    }
+}

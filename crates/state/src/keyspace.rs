@@ -15,6 +15,7 @@
 //! | `ca/<name>` | certificate authorities and what they issue |
 //! | `assign/<agent-uid>` | what the agent is to do: streams and jobs |
 //! | `source-uid/<source-uid>` | namespace and name of the source that has this uid (the register of uids) |
+//! | `removed/<source-uid>` | a source deleted on purpose, until its agent has given up the log's slot |
 //! | `summary/<source-uid>` | the last known condition of a source, at most 64 KiB |
 //!
 //! Names and namespaces are [`Name`]s and ids are hex, so no part of a key can hold a `/`.
@@ -94,6 +95,8 @@ pub enum Key {
     Assign(Uid),
     /// `source-uid/<source-uid>`
     SourceUid(SourceUid),
+    /// `removed/<source-uid>`
+    Removed(SourceUid),
     /// `summary/<source-uid>`
     Summary(SourceUid),
 }
@@ -110,6 +113,7 @@ impl fmt::Display for Key {
             Key::Ca(name) => write!(f, "ca/{name}"),
             Key::Assign(agent) => write!(f, "assign/{agent}"),
             Key::SourceUid(source) => write!(f, "source-uid/{source}"),
+            Key::Removed(source) => write!(f, "removed/{source}"),
             Key::Summary(source) => write!(f, "summary/{source}"),
         }
     }
@@ -141,6 +145,7 @@ fn parse(rest: &str) -> Option<Key> {
         ["ca", name] => Key::Ca(name.parse().ok()?),
         ["assign", agent] => Key::Assign(agent.parse().ok()?),
         ["source-uid", source] => Key::SourceUid(source.parse().ok()?),
+        ["removed", source] => Key::Removed(source.parse().ok()?),
         ["summary", source] => Key::Summary(source.parse().ok()?),
         _ => return None,
     })
@@ -186,6 +191,11 @@ pub fn assignments() -> String {
     format!("{ROOT}assign/")
 }
 
+/// The prefix of all removed sources.
+pub fn removed() -> String {
+    format!("{ROOT}removed/")
+}
+
 /// The prefix of the summaries of all sources.
 pub fn summaries() -> String {
     format!("{ROOT}summary/")
@@ -209,6 +219,7 @@ mod tests {
             Key::Assign(uid),
             Key::SourceUid(source),
             Key::Summary(source),
+            Key::Removed(source),
         ];
         for kind in ObjectKind::ALL {
             keys.push(Key::Object { namespace: name.clone(), kind, name: name.clone() });
@@ -218,7 +229,7 @@ mod tests {
         }
         assert_eq!(keys[0].to_string(), "/breakwater/v1/ns/pg-main/job/30313233343536373839616263646566");
         assert!(keys[0].to_string().starts_with(&jobs(&name)));
-        assert!(keys[8].to_string().starts_with(&objects(&name, ObjectKind::Repository)));
+        assert!(keys[9].to_string().starts_with(&objects(&name, ObjectKind::Repository)));
         assert!(!keys[2].to_string().starts_with(&agents()), "agents and their names do not mix");
     }
 

@@ -10,14 +10,17 @@
 //!
 //! Reading order: [`store`], [`txn`], [`keyspace`], [`error`], then either implementation.
 
+pub mod conformance;
 pub mod embedded;
 pub mod error;
+pub mod etcd;
 pub mod keyspace;
 pub mod store;
 pub mod txn;
 
 pub use embedded::EmbeddedStore;
 pub use error::StateError;
+pub use etcd::{EtcdConfig, EtcdLogin, EtcdStore, EtcdTls};
 pub use keyspace::{Key, ObjectKind};
 pub use store::{Entry, Event, LeaseId, MAX_PAGE, Range, Revision, StateStore, WatchBatch, WatchStream, list};
 pub use txn::{Condition, Op, Txn, TxnOutcome};

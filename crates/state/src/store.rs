@@ -212,7 +212,7 @@ pub(crate) fn check_limit(limit: usize) -> Result<usize, StateError> {
 
 /// The time to live in whole seconds, rounded up.
 pub(crate) fn ttl_seconds(ttl: Duration) -> Result<i64, StateError> {
-    let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+    let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
     match i64::try_from(seconds) {
         Ok(seconds) if (1..=MAX_TTL_SECONDS).contains(&seconds) => Ok(seconds),
         _ => Err(StateError::invalid(format!(

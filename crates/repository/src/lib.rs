@@ -1,0 +1,3 @@
+//! (module map to come)
+
+pub mod regions;

@@ -1,0 +1,167 @@
+//! Finding debts by comparing what the regions hold: when an agent starts, and when somebody asks.
+//!
+//! Invariant: names are added in an order in which they may be copied; a region whose listing broke off, or that misses
+//! more than fits, gets no later names of that source, so that a manifest is never owed before what it names.
+
+use std::collections::BTreeSet;
+
+use breakwater_core::{RegionId, SourceUid};
+
+use super::RegionSet;
+use super::error::RegionFailure;
+use super::merge::{Merge, Row};
+use super::order::Place;
+
+/// Names that one audit adds for one region at most; what is beyond is found by the next audit.
+const MOST_NAMES: u64 = 100_000;
+const LIST_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// What an audit found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditReport {
+    /// One entry a region, in the order of the set.
+    pub regions: Vec<RegionAudit>,
+    /// Names that regions hold with different sizes: damage, or two writers of one name.
+    pub conflicts: Vec<String>,
+    /// Regions whose listing failed or broke off: nothing is known about what they miss there.
+    pub silent: Vec<RegionFailure>,
+}
+
+/// What one region misses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionAudit {
+    /// The region.
+    pub id: RegionId,
+    /// Objects that it misses and another region holds.
+    pub missing_objects: u64,
+    /// Their bytes.
+    pub missing_bytes: u64,
+    /// More is missing than one audit takes up; audit again once these are repaid.
+    pub more: bool,
+}
+
+/// Where a source's objects lie, in the order in which they may be copied.
+fn prefixes(source: SourceUid) -> Vec<String> {
+    let meta = |kind: &str| format!("meta/{source}/{kind}");
+    let mut all = ["source", "keys/", "open/", "stream/", "history/", "pack/"].map(meta).to_vec();
+    all.push(format!("data/{source}/"));
+    all.extend(["tail/", "snap/"].map(meta));
+    all
+}
+
+impl RegionSet {
+    /// Compares the regions over `repo/` and the given sources, and makes what a region misses its debt.
+    pub async fn audit(&self, sources: &[SourceUid]) -> AuditReport {
+        let mut report = AuditReport {
+            regions: self
+                .handles()
+                .map(|handle| RegionAudit { id: handle.id, missing_objects: 0, missing_bytes: 0, more: false })
+                .collect(),
+            ..AuditReport::default()
+        };
+        self.audit_in_order(&["repo/descriptor".to_owned(), "repo/domain/".to_owned()], &mut report).await;
+        for source in sources {
+            self.audit_in_order(&prefixes(*source), &mut report).await;
+        }
+        for region in &self.set.regions {
+            region.wake.notify_one();
+        }
+        report
+    }
+
+    async fn audit_in_order(&self, prefixes: &[String], report: &mut AuditReport) {
+        let mut sound = (0..self.set.regions.len()).collect::<BTreeSet<_>>();
+        for prefix in prefixes {
+            let listings = self.handles().enumerate().filter(|(index, _)| sound.contains(index));
+            let listings = listings.map(|(index, handle)| (index, handle.storage.list(prefix))).collect();
+            let mut merge = Merge::new(listings, LIST_PATIENCE);
+            let tails = prefix.contains("/tail/");
+            let mut rows = Vec::new();
+            while let Some(row) = merge.next().await {
+                if tails {
+                    rows.push(row);
+                } else {
+                    self.compare(&row, &merge, &mut sound, report);
+                }
+            }
+            // Tails are few; which of them still count is known once all are.
+            let superseded = self.superseded(&rows, &sound).await;
+            for row in rows.iter().filter(|row| !superseded.contains(&row.name)) {
+                self.compare(row, &merge, &mut sound, report);
+            }
+            for (index, _) in merge.broken() {
+                sound.remove(&index);
+            }
+            report.silent.extend(self.named(merge.broken()));
+        }
+    }
+
+    fn compare(&self, row: &Row, merge: &Merge, sound: &mut BTreeSet<usize>, report: &mut AuditReport) {
+        let size = row.size();
+        let register = Place::of(&row.name).rank == super::order::Rank::Commit;
+        // A register may be decided differently in two regions until the writer or the next copy has mended it.
+        if !register && row.holders.iter().any(|(_, other)| *other != size) {
+            report.conflicts.push(row.name.clone());
+        }
+        let now = self.set.options.clock.now();
+        for (index, region) in self.set.regions.iter().enumerate() {
+            if row.is_in(index) || !sound.contains(&index) || !merge.is_sound(index) {
+                continue;
+            }
+            let Some(found) = report.regions.get_mut(index) else { continue };
+            if found.missing_objects >= MOST_NAMES {
+                found.more = true;
+                sound.remove(&index);
+                continue;
+            }
+            found.missing_objects += 1;
+            found.missing_bytes = found.missing_bytes.saturating_add(size);
+            region.lane().owe(&row.name, size, now);
+        }
+    }
+
+    /// The tails among `rows` that lie within a segment which some region holds.
+    async fn superseded(&self, rows: &[Row], sound: &BTreeSet<usize>) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        let tails = rows.iter().filter_map(|row| Some((&row.name, Piece::of(&row.name)?))).collect::<Vec<_>>();
+        let directories = tails.iter().map(|(_, tail)| tail.segments.clone()).collect::<BTreeSet<_>>();
+        for directory in directories {
+            let listings = self.handles().enumerate().filter(|(index, _)| sound.contains(index));
+            let listings = listings.map(|(index, handle)| (index, handle.storage.list(&directory))).collect();
+            let mut merge = Merge::new(listings, LIST_PATIENCE);
+            while let Some(row) = merge.next().await {
+                let Some(segment) = Piece::of(&row.name) else { continue };
+                let covered = tails.iter().filter(|(_, tail)| tail.segments == directory && segment.covers(tail));
+                found.extend(covered.map(|(name, _)| (*name).clone()));
+            }
+        }
+        found
+    }
+}
+
+/// The branch and range in the name of a segment or tail.
+struct Piece {
+    /// The prefix of the segments that can cover it: same source, generation and branch.
+    segments: String,
+    start: u64,
+    end: u64,
+}
+
+impl Piece {
+    fn of(name: &str) -> Option<Piece> {
+        let mut parts = name.split('/');
+        let (_, source, _, writer, range) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let mut numbers = range.split('-');
+        let (branch, start, end) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        Some(Piece {
+            segments: format!("data/{source}/log/{writer}/{branch}-"),
+            start: u64::from_str_radix(start, 16).ok()?,
+            end: u64::from_str_radix(end, 16).ok()?,
+        })
+    }
+
+    /// An idle tail at the very end of a segment is not covered: it says something newer than the segment.
+    fn covers(&self, tail: &Piece) -> bool {
+        self.start <= tail.start && tail.end <= self.end && tail.start < self.end
+    }
+}

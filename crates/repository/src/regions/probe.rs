@@ -1,0 +1,88 @@
+//! Asks each place at short intervals whether it is there, and whether it is still the place that was joined.
+//!
+//! Invariant: a region taken away shows within two intervals, also when nothing is written; an empty or foreign place is
+//! never written to.
+
+use std::sync::Arc;
+
+use breakwater_core::{Chain, ErrorClass, RegionId, RepositoryId};
+use breakwater_storage::StorageErrorKind;
+use serde::Deserialize;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::Set;
+use super::error::Failure;
+use super::region::Region;
+
+/// The object that names a place.
+const REGION_OBJECT: &str = "repo/region";
+
+/// What `repo/region` says (docs/format.md, section 1).
+#[derive(Deserialize)]
+struct Identity {
+    repository: RepositoryId,
+    region: RegionId,
+}
+
+/// Probes region number `index` until it is aborted.
+pub(super) async fn run(set: Arc<Set>, index: usize) {
+    let Some(region) = set.regions.get(index) else { return };
+    let mut ticks = tokio::time::interval_at(Instant::now(), set.options.probe_interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let answer = ask(&set, region).await;
+        let now = set.options.clock.now();
+        match answer {
+            Ok(()) => {
+                let back = region.health().probe_passed(now);
+                if back {
+                    tracing::info!(region = %region.handle.name, "region answers");
+                    region.wake.notify_one();
+                } else if region.lane().is_idle() {
+                    // Nothing is left that could show that writes work again; the next one will tell.
+                    region.health().failing = false;
+                }
+            }
+            Err(failure) => {
+                let was_open = region.health().verified;
+                region.health().probe_failed(failure.clone(), now);
+                if was_open {
+                    tracing::warn!(region = %region.handle.name, error = %failure, "region does not answer");
+                }
+            }
+        }
+    }
+}
+
+async fn ask(set: &Set, region: &Region) -> Result<(), Failure> {
+    let call = region.handle.storage.get(REGION_OBJECT);
+    let bytes = match tokio::time::timeout(set.options.call_timeout, call).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error)) if error.kind() == StorageErrorKind::NotFound => {
+            let text = format!(
+                "{} holds no repository; hint: is the place mounted, and is it the one that was joined?",
+                region.handle.storage.location()
+            );
+            return Err(Failure::new(ErrorClass::Unavailable, text));
+        }
+        Ok(Err(error)) => return Err(Failure::new(error.class(), Chain(&error).to_string())),
+        Err(_) => {
+            let text = format!("no answer within {} s", set.options.call_timeout.as_secs_f32());
+            return Err(Failure::new(ErrorClass::Unavailable, text));
+        }
+    };
+    let identity: Identity = serde_json::from_slice(&bytes)
+        .map_err(|error| Failure::new(ErrorClass::Corrupt, format!("`{REGION_OBJECT}` cannot be read: {error}")))?;
+    let foreign = |what: &str| {
+        let text = format!("another {what} lives at {}", region.handle.storage.location());
+        Err(Failure::new(ErrorClass::Refused, text))
+    };
+    if set.options.repository.is_some_and(|expected| expected != identity.repository) {
+        return foreign("repository");
+    }
+    if identity.region != region.handle.id {
+        return foreign("region");
+    }
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! A place whose behaviour a test switches, and which remembers in what order objects appeared.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use breakwater_core::{RegionId, RepositoryId};
+use breakwater_storage::{
+    Backend, Listing, Memory, ObjectMeta, Operation, Payload, Storage, StorageError, StorageErrorKind,
+};
+use bytes::Bytes;
+use futures::StreamExt;
+
+use crate::regions::{RegionHandle, RegionOptions, RegionSet, Role};
+
+pub(super) const REPOSITORY: RepositoryId = RepositoryId::from_bytes(*b"the-repository-1");
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How a place behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Up,
+    /// Every call fails at once.
+    Gone,
+    /// No call is answered.
+    Hanging,
+    /// Reads work, writes are answered with this.
+    Refusing(StorageErrorKind),
+    /// Creates are done, but the answer never comes.
+    Mute,
+    /// Creates take this many milliseconds.
+    Slow(u64),
+}
+
+#[derive(Debug)]
+pub(super) struct Place {
+    memory: Memory,
+    state: Mutex<(Mode, Vec<String>)>,
+    /// Bytes that were read, to see who was asked.
+    pub(super) reads: Mutex<Vec<String>>,
+}
+
+impl Place {
+    pub(super) fn new() -> Arc<Place> {
+        Arc::new(Place { memory: Memory::new(), state: Mutex::new((Mode::Up, Vec::new())), reads: Mutex::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, (Mode, Vec<String>)> {
+        self.state.lock().unwrap()
+    }
+
+    pub(super) fn set(&self, mode: Mode) {
+        self.state().0 = mode;
+    }
+
+    /// The names created here, in order.
+    pub(super) fn created(&self) -> Vec<String> {
+        self.state().1.clone()
+    }
+
+    pub(super) async fn holds(&self, name: &str) -> bool {
+        self.memory.get(name).await.is_ok()
+    }
+
+    pub(super) async fn content(&self, name: &str) -> Bytes {
+        self.memory.get(name).await.unwrap()
+    }
+
+    pub(super) async fn plant(&self, name: &str, bytes: &[u8]) {
+        self.memory.create(name, Payload::from(bytes.to_vec())).await.unwrap();
+    }
+
+    pub(super) async fn names(&self) -> Vec<String> {
+        let metas: Vec<_> = self.memory.list("").collect().await;
+        metas.into_iter().map(|meta: Result<ObjectMeta, StorageError>| meta.unwrap().key).collect()
+    }
+
+    async fn enter(&self, operation: Operation, key: &str, writes: bool) -> Result<(), StorageError> {
+        let mode = self.state().0;
+        let error = |kind| Err(StorageError::new(kind, operation, "memory:", key));
+        match mode {
+            Mode::Hanging => std::future::pending().await,
+            Mode::Gone => error(StorageErrorKind::Unreachable),
+            Mode::Refusing(kind) if writes => error(kind),
+            Mode::Slow(millis) if writes => {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Backend for Place {
+    fn location(&self) -> &str {
+        "memory:"
+    }
+
+    async fn create(&self, key: &str, payload: Payload) -> Result<(), StorageError> {
+        self.enter(Operation::Create, key, true).await?;
+        self.memory.create(key, payload).await?;
+        self.state().1.push(key.to_owned());
+        if self.state().0 == Mode::Mute {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes, StorageError> {
+        self.enter(Operation::Get, key, false).await?;
+        self.reads.lock().unwrap().push(key.to_owned());
+        self.memory.get(key).await
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
+        self.enter(Operation::GetRange, key, false).await?;
+        self.memory.get_range(key, range).await
+    }
+
+    async fn get_tail(&self, key: &str, length: u64) -> Result<(Bytes, u64), StorageError> {
+        self.enter(Operation::GetTail, key, false).await?;
+        self.memory.get_tail(key, length).await
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
+        self.enter(Operation::Head, key, false).await?;
+        self.memory.head(key).await
+    }
+
+    fn list(&self, prefix: &str) -> Listing {
+        match self.state().0 {
+            Mode::Gone => {
+                let error = StorageError::new(StorageErrorKind::Unreachable, Operation::List, "memory:", prefix);
+                futures::stream::once(async { Err(error) }).boxed()
+            }
+            Mode::Hanging => futures::stream::pending().boxed(),
+            _ => self.memory.list(prefix),
+        }
+    }
+
+    async fn list_directories(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        self.enter(Operation::ListDirectories, prefix, false).await?;
+        self.memory.list_directories(prefix).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        self.enter(Operation::Delete, key, true).await?;
+        self.memory.delete(key).await
+    }
+}
+
+/// Some sync regions and what is needed to look into them.
+pub(super) struct Lab {
+    pub(super) places: Vec<Arc<Place>>,
+    pub(super) set: RegionSet,
+}
+
+pub(super) fn region_id(number: usize) -> RegionId {
+    let mut bytes = [7; 16];
+    bytes[15] = u8::try_from(number).unwrap();
+    RegionId::from_bytes(bytes)
+}
+
+pub(super) fn handle(number: usize, place: &Arc<Place>) -> RegionHandle {
+    let backend: Arc<dyn Backend> = Arc::clone(place) as Arc<dyn Backend>;
+    RegionHandle { name: format!("r{number}"), id: region_id(number), role: Role::Sync, storage: Storage::new(backend) }
+}
+
+impl Lab {
+    pub(super) async fn new(regions: usize, commit: usize) -> Lab {
+        Lab::with(regions, commit, RegionOptions::default()).await
+    }
+
+    pub(super) async fn with(regions: usize, commit: usize, options: RegionOptions) -> Lab {
+        let places = (0..regions).map(|_| Place::new()).collect::<Vec<_>>();
+        for (number, place) in places.iter().enumerate() {
+            let text = format!(r#"{{"repository":"{REPOSITORY}","region":"{}"}}"#, region_id(number));
+            place.plant("repo/region", text.as_bytes()).await;
+        }
+        let handles = places.iter().enumerate().map(|(number, place)| handle(number, place)).collect();
+        let options = RegionOptions { repository: Some(REPOSITORY), ..options };
+        let set = RegionSet::with_options(handles, commit, options).unwrap();
+        let lab = Lab { places, set };
+        lab.wait("every region was probed", || lab.set.statuses().iter().all(|status| status.reachable.is_some()))
+            .await;
+        lab
+    }
+
+    pub(super) async fn create(&self, name: &str) {
+        self.set.create(name, bytes_of(name), PATIENCE).await.unwrap();
+    }
+
+    pub(super) async fn drained(&self) {
+        assert!(self.set.drained(Duration::from_secs(600)).await, "{:#?}", self.set.statuses());
+    }
+
+    /// Polls until `condition` holds.
+    pub(super) async fn wait(&self, what: &str, condition: impl Fn() -> bool) {
+        for _ in 0..60_000 {
+            if condition() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("in vain: {what}: {:#?}", self.set.statuses());
+    }
+}
+
+/// The content that the tests give the object `name`.
+pub(super) fn bytes_of(name: &str) -> Payload {
+    Payload::from(name.repeat(3).into_bytes())
+}

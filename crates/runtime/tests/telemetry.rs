@@ -66,7 +66,7 @@ async fn a_job_is_one_trace_at_the_collector() {
     assert!(!telemetry::set_parent(&job, "nonsense"));
     assert!(telemetry::set_parent(&job, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
     let inside = async {
-        tracing::info_span!("storage.create", bytes = 42_u64).in_scope(|| tracing::info!("stored"));
+        tracing::info_span!("storage.create", bytes = 42_i64).in_scope(|| tracing::info!("stored"));
         tracing::debug_span!("detail").in_scope(|| ());
         telemetry::current_traceparent().unwrap()
     };

@@ -1,0 +1,163 @@
+//! What went wrong with an object, where, and what kind of trouble that is.
+
+use std::error::Error;
+use std::fmt;
+
+use breakwater_core::ErrorClass;
+
+use crate::Operation;
+
+/// The kind of trouble, independent of the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StorageErrorKind {
+    /// There is no object of this name, and the place that answers so can be reached.
+    NotFound,
+    /// The name is taken.
+    AlreadyExists,
+    /// Credentials or permissions do not allow it, or the place is read-only.
+    Denied,
+    /// There is no room left.
+    Full,
+    /// The place does not answer, or is not there. The same call may pass later.
+    Unreachable,
+    /// The request cannot be right here: a bad key, an unknown scheme, a place that cannot hold a region.
+    Invalid,
+    /// The object is not what was written, such as shorter than the range that is known to be in it.
+    Corrupt,
+    /// Stopped before it was done.
+    Cancelled,
+    /// None of the others.
+    Other,
+}
+
+impl StorageErrorKind {
+    /// The word that stands for the kind in traces.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StorageErrorKind::NotFound => "not-found",
+            StorageErrorKind::AlreadyExists => "already-exists",
+            StorageErrorKind::Denied => "denied",
+            StorageErrorKind::Full => "full",
+            StorageErrorKind::Unreachable => "unreachable",
+            StorageErrorKind::Invalid => "invalid",
+            StorageErrorKind::Corrupt => "corrupt",
+            StorageErrorKind::Cancelled => "cancelled",
+            StorageErrorKind::Other => "other",
+        }
+    }
+
+    /// What the kind means to the one who has to act on it.
+    pub fn class(self) -> ErrorClass {
+        match self {
+            StorageErrorKind::NotFound => ErrorClass::NotFound,
+            StorageErrorKind::AlreadyExists => ErrorClass::Conflict,
+            StorageErrorKind::Denied => ErrorClass::Denied,
+            StorageErrorKind::Full | StorageErrorKind::Unreachable => ErrorClass::Unavailable,
+            StorageErrorKind::Invalid => ErrorClass::Invalid,
+            StorageErrorKind::Corrupt => ErrorClass::Corrupt,
+            StorageErrorKind::Cancelled => ErrorClass::Cancelled,
+            StorageErrorKind::Other => ErrorClass::Internal,
+        }
+    }
+}
+
+impl fmt::Display for StorageErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StorageErrorKind::NotFound => "no such object",
+            StorageErrorKind::AlreadyExists => "the name is taken",
+            StorageErrorKind::Denied => "not permitted",
+            StorageErrorKind::Full => "no room left",
+            StorageErrorKind::Unreachable => "cannot be reached",
+            StorageErrorKind::Invalid => "not a valid request",
+            StorageErrorKind::Corrupt => "damaged",
+            StorageErrorKind::Cancelled => "cancelled",
+            StorageErrorKind::Other => "failed",
+        })
+    }
+}
+
+/// The error of every operation on storage.
+#[derive(Debug)]
+pub struct StorageError {
+    /// The kind of trouble.
+    pub kind: StorageErrorKind,
+    /// What was attempted, as a verb: `create`.
+    pub operation: &'static str,
+    /// The place, as [`Storage::location`](crate::Storage::location) shows it.
+    pub location: String,
+    /// The object, or the prefix of a list; empty when it is the place itself.
+    pub key: String,
+    /// What the layer below said.
+    pub source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl StorageError {
+    /// An error without a source.
+    pub fn new(kind: StorageErrorKind, operation: Operation, location: &str, key: &str) -> StorageError {
+        StorageError {
+            kind,
+            operation: operation.as_str(),
+            location: location.to_owned(),
+            key: key.to_owned(),
+            source: None,
+        }
+    }
+
+    /// The same error with what the layer below said.
+    #[must_use]
+    pub fn because(self, source: impl Into<Box<dyn Error + Send + Sync>>) -> StorageError {
+        StorageError { source: Some(source.into()), ..self }
+    }
+
+    /// The kind of trouble.
+    pub fn kind(&self) -> StorageErrorKind {
+        self.kind
+    }
+
+    /// What the error means to the one who has to act on it.
+    pub fn class(&self) -> ErrorClass {
+        self.kind.class()
+    }
+
+    /// Whether the object does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.kind == StorageErrorKind::NotFound
+    }
+}
+
+impl fmt::Display for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}", self.operation)?;
+        if !self.key.is_empty() {
+            write!(f, " `{}` in", self.key.escape_default())?;
+        }
+        write!(f, " {}: {}", self.location, self.kind)
+    }
+}
+
+impl Error for StorageError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use breakwater_core::Chain;
+
+    use super::*;
+
+    #[test]
+    fn an_error_names_what_where_and_why() {
+        let error = StorageError::new(StorageErrorKind::Full, Operation::Create, "file:///srv/r1", "data/x")
+            .because(std::io::Error::from_raw_os_error(28));
+        assert_eq!(
+            Chain(&error).to_string(),
+            "cannot create `data/x` in file:///srv/r1: no room left: No space left on device (os error 28)"
+        );
+        assert_eq!(error.class(), ErrorClass::Unavailable);
+        let error = StorageError::new(StorageErrorKind::Unreachable, Operation::Open, "file:///srv/r1", "");
+        assert_eq!(error.to_string(), "cannot open file:///srv/r1: cannot be reached");
+    }
+}

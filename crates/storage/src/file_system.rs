@@ -1,0 +1,245 @@
+//! A store in a directory: one file for each object.
+//!
+//! An object is written to `.tmp/`, flushed, and moved to its name by a rename that refuses to replace, so it is visible
+//! whole or not at all, after a crash too. `create` answers `Ok` once the file and all directories above it are flushed.
+//!
+//! The root is opened anew for every operation and never made again: a volume that was unmounted or moved away is
+//! `Unreachable` until it is back. A different directory under the same path is used as it is; whether it is the right one
+//! is told by the ids stored in it, which the repository checks.
+
+mod directory;
+mod failure;
+mod list;
+mod object;
+mod write;
+
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use tokio::sync::mpsc;
+
+use crate::{Backend, Listing, ObjectMeta, Operation, Payload, StorageError, StorageErrorKind};
+use failure::Failure;
+use list::Batch;
+
+/// Batches of a listing that wait for the reader: enough to keep the disk busy.
+const LIST_BATCHES: usize = 2;
+
+/// The store in one directory.
+#[derive(Clone, Debug)]
+pub struct FileSystem {
+    place: Arc<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    root: PathBuf,
+    location: String,
+}
+
+impl FileSystem {
+    /// The store in the directory `root`, an absolute path, which is created with mode 0700 when it is missing. Nothing
+    /// else is written. Leftovers of writers that died more than a day ago are removed.
+    pub fn create(root: &Path) -> Result<FileSystem, StorageError> {
+        let file_system = FileSystem::existing(root)?;
+        let place = &file_system.place;
+        match rustix::fs::mkdir(&place.root, Mode::from_raw_mode(directory::DIRECTORY_MODE)) {
+            Ok(()) => directory::sync_path(place.root.parent().unwrap_or(Path::new("/")))
+                .map_err(|errno| place.error(Operation::Open, "", Failure::from(errno)))?,
+            Err(Errno::EXIST) => {}
+            Err(Errno::NOENT) => {
+                let failure = Failure::because(
+                    StorageErrorKind::NotFound,
+                    "the directory above it does not exist, or is not mounted\nhint: create or mount it first",
+                );
+                return Err(place.error(Operation::Open, "", failure));
+            }
+            Err(errno) => return Err(place.error(Operation::Open, "", Failure::from(errno))),
+        }
+        drop(place.open_root().map_err(|failure| place.error(Operation::Open, "", failure))?);
+        Ok(file_system)
+    }
+
+    /// The store in the directory `root`, an absolute path, which may be away for now. Creates nothing. Leftovers of writers
+    /// that died more than a day ago are removed.
+    pub fn existing(root: &Path) -> Result<FileSystem, StorageError> {
+        let location = format!("file://{}", root.display());
+        if !root.is_absolute() {
+            return Err(StorageError::new(StorageErrorKind::Invalid, Operation::Open, &location, "")
+                .because("the path is not absolute"));
+        }
+        let place = Place { root: root.to_owned(), location };
+        if let Ok(root) = place.open_root() {
+            write::sweep(&root);
+        }
+        Ok(FileSystem { place: Arc::new(place) })
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        key: &str,
+        work: impl FnOnce(&OwnedFd, &str) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let place = Arc::clone(&self.place);
+        let owned_key = key.to_owned();
+        let done = tokio::task::spawn_blocking(move || place.run(operation, &owned_key, work)).await;
+        done.unwrap_or_else(|error| {
+            let kind = if error.is_cancelled() { StorageErrorKind::Cancelled } else { StorageErrorKind::Other };
+            Err(self.place.error(operation, key, Failure::because(kind, error)))
+        })
+    }
+}
+
+impl Place {
+    fn run<T>(
+        &self,
+        operation: Operation,
+        key: &str,
+        work: impl FnOnce(&OwnedFd, &str) -> Result<T, Failure>,
+    ) -> Result<T, StorageError> {
+        let attempt = || {
+            let root = self.open_root()?;
+            let result = work(&root, key);
+            // What is not there may be so because the whole root went away meanwhile. That must not read as `NotFound`.
+            if matches!(&result, Err(failure) if failure.kind == StorageErrorKind::NotFound) {
+                drop(self.open_root()?);
+            }
+            result
+        };
+        attempt().map_err(|failure| self.error(operation, key, failure))
+    }
+
+    /// The root as it stands under its path now.
+    fn open_root(&self) -> Result<OwnedFd, Failure> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, &self.root, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOENT => Failure::because(StorageErrorKind::Unreachable, "the directory does not exist"),
+            Errno::NOTDIR => Failure::because(StorageErrorKind::Unreachable, "the path is not a directory"),
+            errno => Failure::from(errno),
+        })
+    }
+
+    fn error(&self, operation: Operation, key: &str, failure: Failure) -> StorageError {
+        let error = StorageError::new(failure.kind, operation, &self.location, key);
+        StorageError { source: failure.source, ..error }
+    }
+}
+
+#[async_trait]
+impl Backend for FileSystem {
+    fn location(&self) -> &str {
+        &self.place.location
+    }
+
+    async fn create(&self, key: &str, payload: Payload) -> Result<(), StorageError> {
+        // Blocking work goes on when its future is dropped; the flag tells it to stop and to leave nothing.
+        let abandoned = Abandoned(Arc::new(AtomicBool::new(false)));
+        let flag = Arc::clone(&abandoned.0);
+        let result =
+            self.blocking(Operation::Create, key, move |root, key| write::create(root, key, &payload, &flag)).await;
+        drop(abandoned);
+        result
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes, StorageError> {
+        self.blocking(Operation::Get, key, object::read).await
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
+        self.blocking(Operation::GetRange, key, move |root, key| object::read_range(root, key, &range)).await
+    }
+
+    async fn get_tail(&self, key: &str, length: u64) -> Result<(Bytes, u64), StorageError> {
+        self.blocking(Operation::GetTail, key, move |root, key| object::read_tail(root, key, length)).await
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
+        self.blocking(Operation::Head, key, object::meta).await
+    }
+
+    fn list(&self, prefix: &str) -> Listing {
+        let this = self.clone();
+        let prefix = prefix.to_owned();
+        async move { this.listing(prefix) }.into_stream().flatten().boxed()
+    }
+
+    async fn list_directories(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        let place = Arc::clone(&self.place);
+        let work = move |root: &OwnedFd, prefix: &str| {
+            let names = list::directories(root, prefix)?;
+            drop(place.open_root()?);
+            Ok(names)
+        };
+        self.blocking(Operation::ListDirectories, prefix, work).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        let place = Arc::clone(&self.place);
+        let work = move |root: &OwnedFd, key: &str| {
+            object::delete(root, key)?;
+            // The answer `Ok, it is gone` needs a root that is there.
+            drop(place.open_root()?);
+            Ok(())
+        };
+        self.blocking(Operation::Delete, key, work).await
+    }
+}
+
+impl FileSystem {
+    /// Walks the tree on a blocking thread, no further ahead of the reader than a few batches.
+    fn listing(&self, prefix: String) -> Listing {
+        let (sender, receiver) = mpsc::channel::<Result<Batch, StorageError>>(LIST_BATCHES);
+        let place = Arc::clone(&self.place);
+        let error_place = Arc::clone(&self.place);
+        let error_prefix = prefix.clone();
+        // Not awaited: it ends by itself when it is done or when the receiver is dropped.
+        drop(tokio::task::spawn_blocking(move || {
+            let walked = place.run(Operation::List, &prefix, |root, prefix| {
+                list::walk(root, prefix, &mut |batch| sender.blocking_send(Ok(batch)).is_ok())?;
+                drop(place.open_root()?);
+                Ok(())
+            });
+            // The last message, without which the list is not whole. An error is that of a reader who has gone.
+            drop(sender.blocking_send(walked.map(|()| Batch::End)));
+        }));
+        let state = Some(receiver);
+        futures::stream::unfold(state, move |state| {
+            let (place, prefix) = (Arc::clone(&error_place), error_prefix.clone());
+            async move {
+                let mut receiver = state?;
+                match receiver.recv().await {
+                    Some(Ok(Batch::Objects(objects))) => {
+                        Some((futures::stream::iter(objects.into_iter().map(Ok)).boxed(), Some(receiver)))
+                    }
+                    Some(Ok(Batch::End)) => None,
+                    Some(Err(error)) => Some((futures::stream::once(async { Err(error) }).boxed(), None)),
+                    None => {
+                        let failure = Failure::because(StorageErrorKind::Cancelled, "the walk ended too early");
+                        let error = place.error(Operation::List, &prefix, failure);
+                        Some((futures::stream::once(async { Err(error) }).boxed(), None))
+                    }
+                }
+            }
+        })
+        .flatten()
+        .boxed()
+    }
+}
+
+/// Raises the flag when the future that holds it is dropped.
+struct Abandoned(Arc<AtomicBool>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

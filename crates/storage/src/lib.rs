@@ -1,0 +1,36 @@
+//! One handle over every place that can hold a region.
+//!
+//! Everything that Breakwater stores is written once, so the contract is small: create a name that must be free, read,
+//! list, delete. There is no overwrite, no append and no rename, and a reader sees a whole object or none.
+//!
+//! Retries, traces, recordings and faults are decorators: each is a [`Backend`] over a [`Backend`], and none is inside one.
+//! A new kind of place is one implementation of [`Backend`] that passes [`conformance::run`].
+//!
+//! Reading order: [`storage`], [`key`], [`payload`], [`error`], [`backend`], [`memory`], [`file_system`], then the
+//! decorators [`retry`], [`traced`], [`record`], [`fault`], and what checks a place: [`probe`] and [`conformance`].
+
+pub mod backend;
+pub mod conformance;
+pub mod error;
+pub mod fault;
+pub mod file_system;
+pub mod key;
+pub mod memory;
+pub mod payload;
+pub mod probe;
+pub mod record;
+pub mod retry;
+pub mod storage;
+pub mod traced;
+
+pub use backend::{Backend, Listing, ObjectMeta, Operation};
+pub use error::{StorageError, StorageErrorKind};
+pub use fault::{Effect, Fault, Rule, RuleHandle};
+pub use file_system::FileSystem;
+pub use memory::Memory;
+pub use payload::Payload;
+pub use probe::{Capabilities, probe};
+pub use record::{Record, Recorded};
+pub use retry::Retry;
+pub use storage::Storage;
+pub use traced::Traced;

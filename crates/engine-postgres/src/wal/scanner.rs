@@ -99,7 +99,8 @@ impl RecordScanner {
         self.position
     }
 
-    /// The end of the last record that was complete and verified; the start before the first.
+    /// The end of the last record that was complete and verified; the start before the first. The rest of a record from
+    /// before the start counts too, though only its length could be checked.
     pub fn complete_to(&self) -> Lsn {
         self.complete_to
     }
@@ -262,6 +263,7 @@ impl RecordScanner {
                 if *left == 0 {
                     let end = Lsn(self.position.0 + used as u64);
                     self.state = padding_after(end);
+                    self.complete_to = Lsn(end.0.next_multiple_of(8));
                 }
                 Ok(used)
             }

@@ -41,6 +41,8 @@ pub struct Etcd {
     flags: Vec<String>,
     client_port: u16,
     peer_port: u16,
+    /// Where the server tells about its health, without TLS in any case.
+    health_port: u16,
     child: Option<Child>,
 }
 
@@ -60,6 +62,7 @@ impl Etcd {
                 flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
                 client_port: free_port(),
                 peer_port: free_port(),
+                health_port: free_port(),
                 child: None,
             };
             match etcd.resume().await {
@@ -105,6 +108,7 @@ impl Etcd {
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("test={peer}")])
+            .args(["--listen-metrics-urls", &format!("http://127.0.0.1:{}", self.health_port)])
             .args(["--logger", "zap", "--log-outputs", "stderr"])
             .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
             .args(&self.flags);
@@ -173,18 +177,14 @@ impl Etcd {
         tail(&self.log_path(), 200)
     }
 
-    /// Whether the server has a leader and answers. With TLS only the log tells, because we have no client here.
+    /// Whether the server has a leader and answers.
     async fn is_ready(&self) -> bool {
-        if self.tls.is_some() {
-            let connected = TcpStream::connect(("127.0.0.1", self.client_port)).await.is_ok();
-            return connected && self.log().contains("ready to serve client requests");
-        }
         let health = tokio::time::timeout(Duration::from_secs(2), self.health()).await;
         matches!(health, Ok(Ok(answer)) if answer.contains(r#""health":"true""#))
     }
 
     async fn health(&self) -> Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.client_port)).await?;
+        let mut stream = TcpStream::connect(("127.0.0.1", self.health_port)).await?;
         stream.write_all(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;

@@ -6,6 +6,7 @@
 //! Reading order: [`dirs`], [`tree`], [`wait`], [`port`], [`user`]; then [`postgres`] with [`ledger`], [`process`], [`fault`], [`otlp`].
 
 pub mod dirs;
+pub mod etcd;
 pub mod fault;
 pub mod ledger;
 pub mod otlp;

@@ -1,3 +1,4 @@
-//! (module map to come)
+//! One encrypted, deduplicating, write-once store in one or more regions.
 
+pub mod format;
 pub mod regions;

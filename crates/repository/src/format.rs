@@ -1,0 +1,27 @@
+//! What lies on disk, as pure functions: bytes in, values out, and back. The contract is `docs/format.md`.
+//!
+//! Nothing here waits, reads a clock or makes randomness: salts and keys are arguments. Decoding never panics and never
+//! allocates more than its input justifies, whatever the bytes are.
+//!
+//! Reading order: [`names`], [`descriptor`], [`domain`], [`record`], [`pack`], [`leaf`], [`tree`], [`manifest`],
+//! [`open`], [`log`].
+
+pub mod codec;
+mod cursor;
+pub mod descriptor;
+pub mod domain;
+pub mod error;
+pub mod leaf;
+pub mod log;
+pub mod manifest;
+pub mod names;
+pub mod open;
+pub mod pack;
+pub mod path;
+pub mod record;
+pub mod tree;
+
+pub use codec::{Class, Codec};
+pub use error::FormatError;
+pub use names::ObjectName;
+pub use pack::{FrameLocation, PackId};

@@ -1,0 +1,199 @@
+//! The descriptor: what a repository is. In the clear, the same in every region, pinned by its fingerprint in every key.
+
+use std::collections::BTreeSet;
+
+use breakwater_core::{RegionId, RepositoryId, Timestamp};
+use breakwater_crypto::{Fingerprint, HPKE_SUITE, Recipient, SealedSecret, Suite, sha256};
+use serde::{Deserialize, Serialize};
+
+use super::FormatError;
+use super::record::read_json;
+
+const WHAT: &str = "repository descriptor";
+const FORMAT: &str = "breakwater-repository";
+
+/// Features that a program may have to know. This version has none beyond the format itself.
+const KNOWN_FEATURES: [&str; 0] = [];
+
+/// What a repository is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptor {
+    /// Always `breakwater-repository`.
+    format: String,
+    /// Always 1.
+    version: u32,
+    /// The repository.
+    pub repository: RepositoryId,
+    /// How it names and seals.
+    pub suite: Suite,
+    /// How it seals for recipients.
+    hpke: String,
+    /// Bytes of a file's extent.
+    pub extent_size: u32,
+    /// Bytes that packs aim at.
+    pub pack_size: u32,
+    /// When it was created.
+    pub created: Timestamp,
+    /// Who may open everything.
+    pub recipients: Vec<Recipient>,
+    /// The repository root, sealed to each of them.
+    pub root: Vec<SealedSecret>,
+    /// What a program must know.
+    pub features: Features,
+}
+
+/// Names of features that a program must know before it may do a thing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Features {
+    /// Before it reads.
+    pub read: BTreeSet<String>,
+    /// Before it writes.
+    pub write: BTreeSet<String>,
+    /// Before it deletes.
+    pub delete: BTreeSet<String>,
+}
+
+/// What a program wants to do with a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Read.
+    Read,
+    /// Add.
+    Write,
+}
+
+impl Descriptor {
+    /// The descriptor of a new repository.
+    pub fn new(
+        repository: RepositoryId,
+        suite: Suite,
+        sizes: (u32, u32),
+        created: Timestamp,
+        recipients: Vec<Recipient>,
+        root: Vec<SealedSecret>,
+    ) -> Self {
+        Descriptor {
+            format: FORMAT.to_owned(),
+            version: 1,
+            repository,
+            suite,
+            hpke: HPKE_SUITE.to_owned(),
+            extent_size: sizes.0,
+            pack_size: sizes.1,
+            created,
+            recipients,
+            root,
+            features: Features::default(),
+        }
+    }
+
+    /// The bytes of the object.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a descriptor has text keys only")
+    }
+
+    /// Reads the object; refuses what this version does not read.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        /// The two fields that say whether the others can be understood.
+        #[derive(Deserialize)]
+        struct Head {
+            format: String,
+            version: u32,
+        }
+        let head: Head = read_json(WHAT, bytes)?;
+        if head.format != FORMAT {
+            return Err(FormatError::NotThis { what: WHAT });
+        }
+        let newer = |detail: String| FormatError::Newer { what: WHAT, detail };
+        if head.version != 1 {
+            return Err(newer(format!("version {}", head.version)));
+        }
+        let descriptor: Descriptor = read_json(WHAT, bytes)?;
+        if descriptor.hpke != HPKE_SUITE {
+            return Err(newer(format!("HPKE suite `{}`", descriptor.hpke)));
+        }
+        descriptor.check_use(Use::Read)?;
+        if descriptor.extent_size == 0 || descriptor.pack_size == 0 {
+            return Err(FormatError::damaged(WHAT, "a size is zero"));
+        }
+        Ok(descriptor)
+    }
+
+    /// Refuses a use for which a feature would have to be known that is not.
+    pub fn check_use(&self, wanted: Use) -> Result<(), FormatError> {
+        let needed = match wanted {
+            Use::Read => &self.features.read,
+            Use::Write => &self.features.write,
+        };
+        match needed.iter().find(|feature| !KNOWN_FEATURES.contains(&feature.as_str())) {
+            None => Ok(()),
+            Some(feature) => Err(FormatError::Newer { what: WHAT, detail: format!("feature `{feature}`") }),
+        }
+    }
+
+    /// The fingerprint of a descriptor's bytes.
+    pub fn fingerprint(bytes: &[u8]) -> Fingerprint {
+        Fingerprint(sha256(bytes))
+    }
+}
+
+/// The object `repo/region`: which place of which repository this is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionRecord {
+    /// The repository.
+    pub repository: RepositoryId,
+    /// This place.
+    pub region: RegionId,
+    /// When it was joined.
+    pub joined: Timestamp,
+}
+
+impl RegionRecord {
+    /// The bytes of the object.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a region record has text keys only")
+    }
+
+    /// Reads the object.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        read_json("region record", bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor() -> Descriptor {
+        let recipients = vec![Recipient::new("primary", [4; 32])];
+        let id = RepositoryId::from_bytes([1; 16]);
+        Descriptor::new(id, Suite::Standard, (131_072, 64 << 20), Timestamp(5), recipients, Vec::new())
+    }
+
+    #[test]
+    fn it_reads_back() {
+        let bytes = descriptor().encode();
+        assert_eq!(Descriptor::decode(&bytes).unwrap(), descriptor());
+    }
+
+    #[test]
+    fn what_is_newer_is_refused_by_name() {
+        let text = String::from_utf8(descriptor().encode()).unwrap();
+        let refused = |from: &str, to: &str, word: &str| {
+            let changed = text.replace(from, to);
+            assert_ne!(changed, text);
+            let error = Descriptor::decode(changed.as_bytes()).unwrap_err();
+            let shown = breakwater_core::Chain(&error).to_string();
+            assert!(shown.contains(word), "{shown}");
+        };
+        refused("\"version\":1", "\"version\":2", "version 2");
+        refused("\"read\":[]", "\"read\":[\"page-runs\"]", "page-runs");
+        refused("\"standard\"", "\"nist\"", "newer format");
+        refused(HPKE_SUITE, "x-wing", "x-wing");
+        refused(FORMAT, "restic", "not a repository descriptor");
+        refused("131072", "0", "a size is zero");
+        let write = text.replace("\"write\":[]", "\"write\":[\"holds\"]");
+        let descriptor = Descriptor::decode(write.as_bytes()).unwrap();
+        assert!(descriptor.check_use(Use::Write).unwrap_err().to_string().contains("holds"));
+    }
+}

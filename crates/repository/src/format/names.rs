@@ -1,0 +1,262 @@
+//! The names of objects. Every object of a repository has exactly one of these forms; what has none is not ours.
+
+use std::fmt;
+
+use breakwater_core::{DomainName, Generation, SessionId, SnapshotId, SourceUid};
+
+use super::PackId;
+
+/// The name of one object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectName {
+    /// `repo/descriptor`
+    Descriptor,
+    /// `repo/region`
+    Region,
+    /// `repo/domain/<domain>/<epoch>`
+    Domain {
+        /// The domain.
+        domain: DomainName,
+        /// The epoch of its keys.
+        epoch: u32,
+    },
+    /// `meta/<source>/source`
+    Source(SourceUid),
+    /// `meta/<source>/keys/<session>`
+    SessionKeys(SourceUid, SessionId),
+    /// `meta/<source>/open/<session>`
+    Open(SourceUid, SessionId),
+    /// `meta/<source>/snap/<snapshot>.<session>`
+    Register(SourceUid, SnapshotId, SessionId),
+    /// `meta/<source>/snap/<snapshot>.<session>.committed`
+    Committed(SourceUid, SnapshotId, SessionId),
+    /// `meta/<source>/pack/<session>-<no>`
+    StructurePack(SourceUid, PackId),
+    /// `data/<source>/pack/<session>-<no>`
+    ContentPack(SourceUid, PackId),
+    /// `meta/<source>/stream/<generation>.<session>`
+    StreamClaim(SourceUid, Generation, SessionId),
+    /// `data/<source>/log/<generation>.<session>/<branch>-<start>-<end>`
+    Segment(SourceUid, Generation, SessionId, LogRange),
+    /// `meta/<source>/tail/<generation>.<session>/<branch>-<start>-<end>`
+    Tail(SourceUid, Generation, SessionId, LogRange),
+    /// `meta/<source>/history/<branch>`
+    History(SourceUid, u32),
+}
+
+/// A piece of one branch of a log; the end is exclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogRange {
+    /// The branch.
+    pub branch: u32,
+    /// Offset of the first byte.
+    pub start: u64,
+    /// Offset after the last byte; never less than `start`.
+    pub end: u64,
+}
+
+impl ObjectName {
+    /// The name that `key` is, or `None` when it is none.
+    pub fn parse(key: &str) -> Option<Self> {
+        let parts: Vec<&str> = key.split('/').collect();
+        match *parts.as_slice() {
+            ["repo", "descriptor"] => Some(ObjectName::Descriptor),
+            ["repo", "region"] => Some(ObjectName::Region),
+            ["repo", "domain", domain, epoch] => {
+                Some(ObjectName::Domain { domain: DomainName::new(domain).ok()?, epoch: decimal(epoch)? })
+            }
+            ["meta", source, "source"] => Some(ObjectName::Source(id(source)?)),
+            ["meta", source, "keys", session] => Some(ObjectName::SessionKeys(id(source)?, id(session)?)),
+            ["meta", source, "open", session] => Some(ObjectName::Open(id(source)?, id(session)?)),
+            ["meta", source, "snap", register] => {
+                let (snapshot, rest) = register.split_once('.')?;
+                let (source, snapshot) = (id(source)?, id(snapshot)?);
+                match rest.split_once('.') {
+                    None => Some(ObjectName::Register(source, snapshot, id(rest)?)),
+                    Some((session, "committed")) => Some(ObjectName::Committed(source, snapshot, id(session)?)),
+                    Some(_) => None,
+                }
+            }
+            ["meta", source, "pack", name] => Some(ObjectName::StructurePack(id(source)?, pack(name)?)),
+            ["data", source, "pack", name] => Some(ObjectName::ContentPack(id(source)?, pack(name)?)),
+            ["meta", source, "stream", name] => {
+                let (generation, session) = stream(name)?;
+                Some(ObjectName::StreamClaim(id(source)?, generation, session))
+            }
+            ["data", source, "log", name, piece] => {
+                let (generation, session) = stream(name)?;
+                Some(ObjectName::Segment(id(source)?, generation, session, range(piece)?))
+            }
+            ["meta", source, "tail", name, piece] => {
+                let (generation, session) = stream(name)?;
+                Some(ObjectName::Tail(id(source)?, generation, session, range(piece)?))
+            }
+            ["meta", source, "history", branch] => Some(ObjectName::History(id(source)?, hex32(branch)?)),
+            _ => None,
+        }
+    }
+
+    /// The source that the object belongs to; `None` for those of the repository itself.
+    pub fn source(&self) -> Option<SourceUid> {
+        match self {
+            ObjectName::Descriptor | ObjectName::Region | ObjectName::Domain { .. } => None,
+            ObjectName::Source(source)
+            | ObjectName::SessionKeys(source, _)
+            | ObjectName::Open(source, _)
+            | ObjectName::Register(source, ..)
+            | ObjectName::Committed(source, ..)
+            | ObjectName::StructurePack(source, _)
+            | ObjectName::ContentPack(source, _)
+            | ObjectName::StreamClaim(source, ..)
+            | ObjectName::Segment(source, ..)
+            | ObjectName::Tail(source, ..)
+            | ObjectName::History(source, _) => Some(*source),
+        }
+    }
+
+    /// The prefix of everything that `source` has under `meta/`, with the folder `folder` (`snap`, `open`, …).
+    pub fn meta_prefix(source: SourceUid, folder: &str) -> String {
+        format!("meta/{source}/{folder}/")
+    }
+
+    /// The prefix of everything that `source` has under `data/`, with the folder `folder` (`pack`, `log`).
+    pub fn data_prefix(source: SourceUid, folder: &str) -> String {
+        format!("data/{source}/{folder}/")
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ObjectName::Descriptor => f.write_str("repo/descriptor"),
+            ObjectName::Region => f.write_str("repo/region"),
+            ObjectName::Domain { domain, epoch } => write!(f, "repo/domain/{domain}/{epoch}"),
+            ObjectName::Source(source) => write!(f, "meta/{source}/source"),
+            ObjectName::SessionKeys(source, session) => write!(f, "meta/{source}/keys/{session}"),
+            ObjectName::Open(source, session) => write!(f, "meta/{source}/open/{session}"),
+            ObjectName::Register(source, snapshot, session) => write!(f, "meta/{source}/snap/{snapshot}.{session}"),
+            ObjectName::Committed(source, snapshot, session) => {
+                write!(f, "meta/{source}/snap/{snapshot}.{session}.committed")
+            }
+            ObjectName::StructurePack(source, pack) => write!(f, "meta/{source}/pack/{pack}"),
+            ObjectName::ContentPack(source, pack) => write!(f, "data/{source}/pack/{pack}"),
+            ObjectName::StreamClaim(source, generation, session) => {
+                write!(f, "meta/{source}/stream/{generation}.{session}")
+            }
+            ObjectName::Segment(source, generation, session, range) => {
+                write!(f, "data/{source}/log/{generation}.{session}/{range}")
+            }
+            ObjectName::Tail(source, generation, session, range) => {
+                write!(f, "meta/{source}/tail/{generation}.{session}/{range}")
+            }
+            ObjectName::History(source, branch) => write!(f, "meta/{source}/history/{branch:08x}"),
+        }
+    }
+}
+
+impl fmt::Display for LogRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}-{:016x}-{:016x}", self.branch, self.start, self.end)
+    }
+}
+
+/// Exactly the digits that are written: other spellings of the same number are other names, and so not ours.
+fn hex_digits(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn id<T: std::str::FromStr>(text: &str) -> Option<T> {
+    if hex_digits(text, 32) { text.parse().ok() } else { None }
+}
+
+fn hex32(text: &str) -> Option<u32> {
+    if hex_digits(text, 8) { u32::from_str_radix(text, 16).ok() } else { None }
+}
+
+fn hex64(text: &str) -> Option<u64> {
+    if hex_digits(text, 16) { u64::from_str_radix(text, 16).ok() } else { None }
+}
+
+fn decimal(text: &str) -> Option<u32> {
+    let number: u32 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}
+
+fn pack(text: &str) -> Option<PackId> {
+    let (session, number) = text.split_once('-')?;
+    Some(PackId { session: id(session)?, number: hex32(number)? })
+}
+
+fn stream(text: &str) -> Option<(Generation, SessionId)> {
+    let (generation, session) = text.split_once('.')?;
+    Some((Generation(hex32(generation)?), id(session)?))
+}
+
+fn range(text: &str) -> Option<LogRange> {
+    let mut parts = text.split('-');
+    let range = LogRange { branch: hex32(parts.next()?)?, start: hex64(parts.next()?)?, end: hex64(parts.next()?)? };
+    (parts.next().is_none() && range.start <= range.end).then_some(range)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    use super::*;
+
+    fn all(a: [u8; 16], b: [u8; 16], n: u32, start: u64, end: u64) -> Vec<ObjectName> {
+        let (source, session) = (SourceUid::from_bytes(a), SessionId::from_bytes(b));
+        let snapshot = SnapshotId::from_bytes(b);
+        let range = LogRange { branch: n, start: start.min(end), end: start.max(end) };
+        let pack = PackId { session, number: n };
+        vec![
+            ObjectName::Descriptor,
+            ObjectName::Region,
+            ObjectName::Domain { domain: DomainName::new("default").unwrap(), epoch: n },
+            ObjectName::Source(source),
+            ObjectName::SessionKeys(source, session),
+            ObjectName::Open(source, session),
+            ObjectName::Register(source, snapshot, session),
+            ObjectName::Committed(source, snapshot, session),
+            ObjectName::StructurePack(source, pack),
+            ObjectName::ContentPack(source, pack),
+            ObjectName::StreamClaim(source, Generation(n), session),
+            ObjectName::Segment(source, Generation(n), session, range),
+            ObjectName::Tail(source, Generation(n), session, range),
+            ObjectName::History(source, n),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn names_parse_to_themselves(a: [u8; 16], b: [u8; 16], n: u32, start: u64, end: u64) {
+            for name in all(a, b, n, start, end) {
+                prop_assert_eq!(ObjectName::parse(&name.to_string()), Some(name));
+            }
+        }
+
+        #[test]
+        fn what_parses_is_what_would_be_written(text in any::<String>(), part in "(meta|data|repo)/[0-9a-f./-]{0,80}") {
+            for text in [text, part] {
+                if let Some(name) = ObjectName::parse(&text) {
+                    prop_assert_eq!(name.to_string(), text);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn near_misses_are_not_names() {
+        for name in all([0xab; 16], [0xcd; 16], 10, 5, 7) {
+            let text = name.to_string();
+            assert_eq!(ObjectName::parse(&format!("{text}x")), None, "{text}");
+            assert_eq!(ObjectName::parse(&format!("{text}/x")), None, "{text}");
+            assert_eq!(ObjectName::parse(&text.to_uppercase()), None, "{text}");
+        }
+        let source = "ab".repeat(16);
+        assert_eq!(ObjectName::parse(&format!("meta/{source}/history/1")), None);
+        assert_eq!(ObjectName::parse("repo/domain/default/01"), None);
+        let backwards = format!("data/{source}/log/00000001.{source}/00000001-0000000000000002-0000000000000001");
+        assert_eq!(ObjectName::parse(&backwards), None);
+    }
+}

@@ -343,11 +343,22 @@ impl ConnectionError {
                 _ => ErrorClass::Unavailable,
             },
             ConnectionError::Timeout { .. } => ErrorClass::Unavailable,
-            ConnectionError::Session { source, .. } => match source.as_db_error() {
-                Some(error) => crate::walsender::class_of_sqlstate(error.code().code()),
-                None => ErrorClass::Unavailable,
-            },
+            ConnectionError::Session { source, .. } => class_of_session(source),
         }
+    }
+}
+
+/// The meaning of an error of the SQL client, which tells its kinds apart by their sources only.
+fn class_of_session(error: &tokio_postgres::Error) -> ErrorClass {
+    if let Some(error) = error.as_db_error() {
+        return crate::walsender::class_of_sqlstate(error.code().code());
+    }
+    match std::error::Error::source(error) {
+        _ if error.is_closed() => ErrorClass::Unavailable,
+        Some(source) if source.is::<std::io::Error>() => ErrorClass::Unavailable,
+        // A password that the server wants and that is not set.
+        Some(_) => ErrorClass::Denied,
+        None => ErrorClass::Internal,
     }
 }
 

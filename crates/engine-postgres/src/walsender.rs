@@ -178,6 +178,7 @@ impl WalSender {
     /// Starts streaming the log. When `start` is where its timeline ended, the stream consists of that end alone.
     ///
     /// # Errors
+    /// Some of these the server reports only once the stream has begun, so that [`ReplicationStream::next`] gives them:
     /// `NotFound` when the server no longer has the log of `start`; `Refused` when `start` lies ahead of the server or
     /// its timeline is not in the server's history; `Conflict` when the slot is in use.
     pub async fn start_replication(

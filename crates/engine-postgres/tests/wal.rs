@@ -1,5 +1,6 @@
 //! The scanner against logs that are made to be awkward, against damage and noise, and against `pg_waldump` on the logs
 //! of real servers.
+#![allow(clippy::unwrap_used, reason = "in a test a step that fails is the failure")]
 
 #[path = "wal/log_writer.rs"]
 mod log_writer;

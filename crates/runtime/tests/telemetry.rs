@@ -54,7 +54,8 @@ fn hex(bytes: &[u8]) -> String {
 async fn a_job_is_one_trace_at_the_collector() {
     let (address, mut received) = collector().await;
     let config = TelemetryConfig {
-        otlp_endpoint: Some(format!("http://{address}")),
+        // As people write it, without a scheme.
+        otlp_endpoint: Some(address.to_string()),
         log_format: LogFormat::Json,
         ..TelemetryConfig::new("breakwater-test")
     };

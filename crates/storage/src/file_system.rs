@@ -57,8 +57,8 @@ impl FileSystem {
             Err(Errno::EXIST) => {}
             Err(Errno::NOENT) => {
                 let failure = Failure::because(
-                    StorageErrorKind::NotFound,
-                    "the directory above it does not exist, or is not mounted\nhint: create or mount it first",
+                    StorageErrorKind::Unreachable,
+                    "the directory above it does not exist (hint: create it, or mount what should be there)",
                 );
                 return Err(place.error(Operation::Open, "", failure));
             }
@@ -241,5 +241,40 @@ struct Abandoned(Arc<AtomicBool>);
 impl Drop for Abandoned {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::Storage;
+
+    #[test]
+    fn a_root_that_goes_away_during_a_call_is_no_missing_object() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("r1");
+        let place = FileSystem::create(&root).unwrap().place;
+        assert_eq!(place.run(Operation::Get, "a", object::read).unwrap_err().kind, StorageErrorKind::NotFound);
+        let vanish = |opened: &OwnedFd, key: &str| {
+            fs::remove_dir(&root).unwrap();
+            object::read(opened, key)
+        };
+        assert_eq!(place.run(Operation::Get, "a", vanish).unwrap_err().kind, StorageErrorKind::Unreachable);
+        assert!(!root.exists());
+    }
+
+    #[tokio::test]
+    async fn directories_go_with_their_last_object() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Storage::file_system(directory.path()).unwrap();
+        for key in ["data/u/1/a", "data/u/2/b"] {
+            storage.create(key, Payload::from(vec![1])).await.unwrap();
+        }
+        storage.delete("data/u/1/a").await.unwrap();
+        assert!(!directory.path().join("data/u/1").exists() && directory.path().join("data/u").exists());
+        storage.delete("data/u/2/b").await.unwrap();
+        assert!(!directory.path().join("data").exists());
     }
 }

@@ -96,7 +96,7 @@ mod tests {
         check("repo/descriptor", Ok(()));
         check("a/.tmp/..b/c d~", Ok(()));
         check(&longest, Ok(()));
-        check(&"a/".repeat(255).trim_end_matches('/').to_owned(), Ok(()));
+        check(&("a/".repeat(255) + "a"), Ok(()));
         check("", Err(BadKey::Empty));
         check(&long, Err(BadKey::SegmentTooLong));
         check(&"a/".repeat(257), Err(BadKey::TooLong));

@@ -173,7 +173,7 @@ impl Place<'_> {
 
 /// A text that names no place.
 #[derive(Debug, thiserror::Error)]
-#[error("hint: a region is an absolute path, file:///absolute/path, or memory:")]
+#[error("a place is named by an absolute path, file:///absolute/path, or memory:")]
 struct BadUrl;
 
 #[cfg(test)]

@@ -29,17 +29,17 @@ async fn writer() {
 }
 
 fn start_writer(root: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+    Command::new(std::env::current_exe().expect("the path of this test"))
         .args(["--exact", "writer", "--nocapture"])
         .env(ROOT, root)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap()
+        .expect("the test starts itself")
 }
 
 async fn objects(storage: &Storage) -> usize {
-    storage.list("data/").try_collect::<Vec<_>>().await.unwrap().len()
+    storage.list("data/").try_collect::<Vec<_>>().await.expect("a list succeeds").len()
 }
 
 #[tokio::test]

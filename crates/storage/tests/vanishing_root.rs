@@ -78,8 +78,8 @@ async fn a_known_region_is_opened_without_being_made() {
 fn a_new_region_needs_a_place_to_be_in() {
     let directory = tempfile::tempdir().unwrap();
     let error = Storage::file_system(&directory.path().join("missing/r1")).unwrap_err();
-    assert_eq!(error.kind(), StorageErrorKind::NotFound);
-    assert!(Chain(&error).to_string().contains("hint: create or mount it first"), "{}", Chain(&error));
+    assert_eq!(error.kind(), StorageErrorKind::Unreachable);
+    assert!(Chain(&error).to_string().contains("(hint: create it, or mount"), "{}", Chain(&error));
     assert!(!directory.path().join("missing").exists());
     fs::write(directory.path().join("file"), "").unwrap();
     let error = Storage::file_system(&directory.path().join("file")).unwrap_err();

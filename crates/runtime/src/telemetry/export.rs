@@ -46,6 +46,8 @@ pub(super) struct Exporter {
 impl Exporter {
     /// The way to the collector at `endpoint`; nothing is connected yet. The error is a sentence for the log.
     pub(super) fn to(endpoint: &str) -> Result<Exporter, String> {
+        // Without a scheme the exporter would take `host:port` for TLS; people mean the plain port that collectors open.
+        let endpoint = &if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
         let complain = |reason: &dyn std::fmt::Display| format!("traces are not exported to `{endpoint}`: {reason}");
         // Its own runtime: spans can be flushed while the program's runtime is busy, blocked or gone.
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -64,7 +66,7 @@ impl Exporter {
         drop(entered);
         match inner {
             Ok(inner) => Ok(Exporter {
-                spans: Announcing { inner, endpoint: endpoint.into(), failing: AtomicBool::new(false) },
+                spans: Announcing { inner, endpoint: endpoint.as_str().into(), failing: AtomicBool::new(false) },
                 runtime,
             }),
             Err(complaint) => {

@@ -26,7 +26,18 @@ const SLICES_PER_WRITE: usize = 8;
 const PLACE_ATTEMPTS: u32 = 100;
 
 /// Creates the object `key` and flushes it. When `abandoned` is raised before the object has its name, nothing remains.
+///
+/// That the name is taken is answered only once the object that has it is durable too: the caller acts on that answer.
 pub(super) fn create(root: &OwnedFd, key: &str, payload: &Payload, abandoned: &AtomicBool) -> Result<(), Failure> {
+    let created = create_unflushed(root, key, payload, abandoned);
+    let taken = |failure: &Failure| failure.kind == StorageErrorKind::AlreadyExists;
+    if created.as_ref().err().is_none_or(taken) {
+        directory::sync_upwards(root, directory::parent(key))?;
+    }
+    created
+}
+
+fn create_unflushed(root: &OwnedFd, key: &str, payload: &Payload, abandoned: &AtomicBool) -> Result<(), Failure> {
     // Spares the write where the answer is known already; the rename below is what decides.
     match rustix::fs::statat(root, key, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
@@ -40,8 +51,7 @@ pub(super) fn create(root: &OwnedFd, key: &str, payload: &Payload, abandoned: &A
     if abandoned.load(Ordering::Relaxed) {
         return Err(Failure::new(StorageErrorKind::Cancelled));
     }
-    place(root, key, &mut temporary)?;
-    Ok(directory::sync_upwards(root, directory::parent(key))?)
+    place(root, key, &mut temporary)
 }
 
 /// Removes unfinished writes of writers that died more than a day ago. What cannot be removed stays; it is not visible.
@@ -249,6 +259,33 @@ mod tests {
         let below = create(&root, "a/b/c", &Payload::from(vec![1]), &AtomicBool::new(false)).unwrap_err();
         let above = create(&root, "a", &Payload::from(vec![1]), &AtomicBool::new(false)).unwrap_err();
         assert_eq!((below.kind, above.kind), (StorageErrorKind::Invalid, StorageErrorKind::Invalid));
+    }
+
+    #[test]
+    fn a_directory_that_is_pruned_on_the_way_is_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = open(directory.path());
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let root = open(directory.path());
+                while !done.load(Ordering::Relaxed) {
+                    directory::prune(&root, "data/u").unwrap();
+                }
+            });
+            let lives = || {
+                for n in 0..300 {
+                    let key = format!("data/u/{n}");
+                    create(&root, &key, &Payload::from(vec![1]), &AtomicBool::new(false))?;
+                    crate::file_system::object::delete(&root, &key)?;
+                }
+                Ok::<_, Failure>(())
+            };
+            let outcome = lives();
+            done.store(true, Ordering::Relaxed);
+            outcome.unwrap();
+        });
+        assert!(!directory.path().join("data").exists());
     }
 
     #[test]

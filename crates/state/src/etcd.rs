@@ -139,8 +139,10 @@ impl EtcdStore {
             leases: client.lease_client(),
             watches: client.watch_client().max_decoding_message_size(MAX_WATCH_BYTES),
         };
-        store.revision().await?;
-        Ok(store)
+        match store.revision().await {
+            Ok(_) => Ok(store),
+            Err(error) => Err(explain(error, config.tls.as_ref())),
+        }
     }
 
     /// Makes one call, within the time for all tries. A call is tried again if its failure left no trace (`is_read`: no
@@ -406,7 +408,47 @@ fn check(config: &EtcdConfig) -> Result<(), StateError> {
             )));
         }
     }
+    config.tls.as_ref().map_or(Ok(()), check_tls)
+}
+
+/// Refuses certificates that are none. TLS would take an empty CA and then trust nobody, without saying why.
+fn check_tls(tls: &EtcdTls) -> Result<(), StateError> {
+    let needs = |what: &str, pem: &[u8], mark: &str| {
+        if String::from_utf8_lossy(pem).contains(mark) {
+            Ok(())
+        } else {
+            Err(StateError::invalid(format!("{what} for etcd is not in PEM form: it has no `{mark}`")))
+        }
+    };
+    needs("the CA certificate", &tls.ca, "-----BEGIN CERTIFICATE-----")?;
+    if let Some((certificate, key)) = &tls.identity {
+        needs("our certificate", certificate, "-----BEGIN CERTIFICATE-----")?;
+        needs("the key of our certificate", key, "PRIVATE KEY-----")?;
+    }
     Ok(())
+}
+
+/// Adds what is likely wrong with the certificates when a first connection fails, because TLS itself says little.
+fn explain(error: StateError, tls: Option<&EtcdTls>) -> StateError {
+    match (error, tls) {
+        (StateError::Denied { store, what, cause }, Some(_)) if what.contains(answer::BAD_CERTIFICATE) => {
+            let what = format!(
+                "{what}; hint: the CA that was given must have signed the member's certificate, and that must be for \
+                 the host of the endpoint or the domain that was given"
+            );
+            StateError::Denied { store, what, cause }
+        }
+        // The connection stood and then broke, in one of many wordings.
+        (StateError::Unavailable { store, what, cause }, Some(tls))
+            if !what.contains("connect error") && !what.contains(answer::SILENCE) =>
+        {
+            let ours =
+                if tls.identity.is_some() { "does not trust our certificate" } else { "wants a certificate of us" };
+            let what = format!("{what}; hint: the member hung up, perhaps because it {ours}");
+            StateError::Unavailable { store, what, cause }
+        }
+        (error, _) => error,
+    }
 }
 
 /// The first key after all that begin with `prefix`, in the form of etcd's range ends.

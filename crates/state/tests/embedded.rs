@@ -1,5 +1,7 @@
 //! The embedded store passes the suite, in memory and in a file, and its file keeps what was confirmed.
 
+#![allow(clippy::unwrap_used, reason = "a failed test may panic anywhere")]
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;

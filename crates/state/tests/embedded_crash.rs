@@ -1,6 +1,8 @@
 //! A writer is killed in the middle of its work, over and over: whatever it was told is confirmed must be in the file,
 //! nothing may be there by half, and the history must be one line.
 
+#![allow(clippy::unwrap_used, reason = "a failed test may panic anywhere")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;

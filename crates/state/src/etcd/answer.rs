@@ -10,6 +10,12 @@ use tonic::{Code, ConnectError};
 use crate::error::StateError;
 use crate::store::{Entry, Revision};
 
+/// What is said of a call without answer.
+pub(super) const SILENCE: &str = "no answer in time";
+
+/// What the TLS library says of a member that cannot prove to be the one.
+pub(super) const BAD_CERTIFICATE: &str = "invalid peer certificate";
+
 /// A call that failed: etcd's code and words, and whether the words are the client's own.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -36,10 +42,15 @@ impl Failure {
                 let mut cause = status.source();
                 while let Some(error) = cause {
                     let text = error.to_string();
-                    if !message.contains(&text) {
+                    // Layers that add nothing but their own name.
+                    if text != "transport error" && !message.contains(&text) {
                         message = format!("{message}: {text}");
                     }
                     cause = error.source();
+                }
+                if message.contains(BAD_CERTIFICATE) {
+                    // No use in trying again.
+                    return plain(Code::Unauthenticated, message);
                 }
                 Failure { code, message, never_arrived }
             }
@@ -62,7 +73,7 @@ impl Failure {
 
     /// No answer in time.
     pub(super) fn silence() -> Self {
-        Failure { code: Code::DeadlineExceeded, message: "no answer in time".to_owned(), never_arrived: false }
+        Failure { code: Code::DeadlineExceeded, message: SILENCE.to_owned(), never_arrived: false }
     }
 
     /// What a member said when it ended a watch.

@@ -62,14 +62,19 @@ fn edge_fault(from: &str, to: &str, dev: bool) -> Option<String> {
     })
 }
 
-/// The code of a file: without comments of their own line, and without its unit tests, which stand at the end.
-fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let end = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
-    text[..end]
-        .lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line))
-        .filter(|(_, line)| !line.trim().starts_with("//"))
+/// The code of a file: without comments of their own line, and without its unit tests, which reach from `#[cfg(test)] mod tests {`
+/// to the next brace at the margin.
+fn code_lines(text: &str) -> Vec<(usize, &str)> {
+    let (mut code, mut in_tests, mut before) = (Vec::new(), false, "");
+    for (index, line) in text.lines().enumerate() {
+        in_tests |= before == "#[cfg(test)]" && line.starts_with("mod ") && line.ends_with('{');
+        if !in_tests && !line.trim().starts_with("//") {
+            code.push((index + 1, line));
+        }
+        in_tests &= line != "}";
+        before = line;
+    }
+    code
 }
 
 fn impure_word(line: &str) -> Option<&'static str> {
@@ -183,8 +188,8 @@ fn concrete_engines_are_named_by_wiring_alone() {
             continue;
         }
         for (name, home) in CONCRETE {
-            for (number, line) in code_lines(&text).filter(|_| !path.starts_with(home)) {
-                if line.contains(name) {
+            for (number, line) in code_lines(&text) {
+                if line.contains(name) && !path.starts_with(home) {
                     faults.push(format!(
                         "{path}:{number}: `{name}` is for a wiring.rs; use the contract of the crate `engine`"
                     ));
@@ -233,9 +238,10 @@ fn the_rules_can_fail() {
     assert_eq!(impure_word("    let now = SystemTime::now();"), Some("SystemTime::now"));
     assert_eq!(impure_word("use tokio::sync;"), Some("tokio"));
     assert_eq!(impure_word("fn now(&self) -> Timestamp;"), None);
-    let text = "// tokio\nlet a = 1;\n\n#[cfg(test)]\nmod tests {\nuse tokio;\n}\n";
-    assert_eq!(code_lines(text).filter(|(_, line)| impure_word(line).is_some()).count(), 0);
-    assert_eq!(code_lines("let a;\ntokio::spawn(b);").find(|(_, line)| impure_word(line).is_some()).unwrap().0, 2);
+    let text = "// tokio\nlet a = 1;\n\n#[cfg(test)]\nmod tests {\nuse tokio;\n}\nuse tokio;\n";
+    let impure: Vec<usize> =
+        code_lines(text).iter().filter(|(_, line)| impure_word(line).is_some()).map(|(number, _)| *number).collect();
+    assert_eq!(impure, [8], "neither the comment nor the unit test, but what comes after them");
 
     for line in ["unsafe { x() }", "pub unsafe fn f()", "#![allow(unsafe_code)]", "unsafe impl Send for X {}"] {
         assert!(is_unsafe(line), "{line}");

@@ -55,7 +55,7 @@ impl Version {
 fn caches() -> Vec<PathBuf> {
     let chosen = std::env::var_os("BREAKWATER_TEST_CACHE").map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/breakwater-tests"));
-    chosen.into_iter().chain([PathBuf::from("/var/cache/breakwater-tests")]).chain(home).collect()
+    chosen.into_iter().chain(home).chain([PathBuf::from("/var/cache/breakwater-tests")]).collect()
 }
 
 impl fmt::Display for Version {

@@ -70,8 +70,11 @@ impl ControlFile {
             // 18
             1800 => 292,
             _ => {
-                let what = format!("pg_control has the unknown version {control_version}: known are those of PostgreSQL 13 to 18");
-                return Err(EngineError::new(EngineErrorKind::Refused, what).hint("check that this is a PostgreSQL data directory"));
+                let what = format!(
+                    "pg_control has the unknown version {control_version}: known are those of PostgreSQL 13 to 18"
+                );
+                return Err(EngineError::new(EngineErrorKind::Refused, what)
+                    .hint("check that this is a PostgreSQL data directory"));
             }
         };
         let (Some(record), Some(crc)) = (bytes.get(..crc_at), u32_at(bytes, crc_at)) else { return Ok(None) };
@@ -136,7 +139,8 @@ pub fn read_control_file(data_directory: &Path) -> Result<(Vec<u8>, ControlFile)
         std::thread::sleep(PAUSE);
     }
     let what = format!("the checksum of the control file is wrong: {}", path.display());
-    Err(EngineError::new(EngineErrorKind::Corrupt, what).hint("this cluster is damaged: restore it from a good snapshot"))
+    Err(EngineError::new(EngineErrorKind::Corrupt, what)
+        .hint("this cluster is damaged: restore it from a good snapshot"))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {

@@ -45,7 +45,9 @@ pub(crate) fn of_sql(what: &str, error: tokio_postgres::Error) -> EngineError {
 /// A failure of a file operation. A disk that cannot read is damage, never something to skip.
 pub(crate) fn of_file(what: String, error: std::io::Error) -> EngineError {
     if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
-        return EngineError::new(EngineErrorKind::Corrupt, what).because(error).hint("check the disk: the kernel cannot read it");
+        return EngineError::new(EngineErrorKind::Corrupt, what)
+            .because(error)
+            .hint("check the disk: the kernel cannot read it");
     }
     let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
     let error = EngineError::io(what, error);

@@ -4,13 +4,31 @@
 
 /// Directories at the top whose contents are rebuilt at start and are never copied; the directory itself is.
 const EMPTIED: [&[u8]; 8] = [
-    b"pg_dynshmem", b"pg_notify", b"pg_replslot", b"pg_serial", b"pg_snapshots", b"pg_stat_tmp", b"pg_subtrans", b"pg_wal",
+    b"pg_dynshmem",
+    b"pg_notify",
+    b"pg_replslot",
+    b"pg_serial",
+    b"pg_snapshots",
+    b"pg_stat_tmp",
+    b"pg_subtrans",
+    b"pg_wal",
 ];
 /// Files at the top that belong to the running server, or to another backup or recovery.
 const SKIPPED_AT_TOP: [&[u8]; 14] = [
-    b"postmaster.pid", b"postmaster.opts", b"backup_label", b"backup_label.old", b"tablespace_map", b"tablespace_map.old",
-    b"backup_manifest", b"backup_manifest.tmp", b"recovery.signal", b"standby.signal", b"recovery.conf", b"recovery.done",
-    b"postgresql.auto.conf.tmp", b"current_logfiles.tmp",
+    b"postmaster.pid",
+    b"postmaster.opts",
+    b"backup_label",
+    b"backup_label.old",
+    b"tablespace_map",
+    b"tablespace_map.old",
+    b"backup_manifest",
+    b"backup_manifest.tmp",
+    b"recovery.signal",
+    b"standby.signal",
+    b"recovery.conf",
+    b"recovery.done",
+    b"postgresql.auto.conf.tmp",
+    b"current_logfiles.tmp",
 ];
 
 /// What a backup does with a path.
@@ -158,7 +176,8 @@ mod tests {
         ] {
             assert_eq!(judge(skipped.as_bytes()), Verdict::Skip, "{skipped}");
         }
-        for emptied in ["pg_wal", "pg_replslot", "pg_stat_tmp", "pg_subtrans", "pg_notify", "pg_dynshmem", "pg_serial"] {
+        for emptied in ["pg_wal", "pg_replslot", "pg_stat_tmp", "pg_subtrans", "pg_notify", "pg_dynshmem", "pg_serial"]
+        {
             assert_eq!(judge(emptied.as_bytes()), Verdict::EmptyDirectory, "{emptied}");
         }
     }
@@ -207,9 +226,15 @@ mod tests {
         assert_eq!(segment("base/5/16384.12"), Some(12));
         assert_eq!(segment("base/5/16384_vm.1"), Some(1));
         assert_eq!(segment("global/1262"), Some(0));
-        for without in
-            ["global/pg_filenode.map", "base/5/PG_VERSION", "pg_xact/0000", "1262", "base/x/1", "base/5/1/2", "base/5/1_x"]
-        {
+        for without in [
+            "global/pg_filenode.map",
+            "base/5/PG_VERSION",
+            "pg_xact/0000",
+            "1262",
+            "base/x/1",
+            "base/5/1/2",
+            "base/5/1_x",
+        ] {
             assert_eq!(segment(without), None, "{without}");
         }
     }

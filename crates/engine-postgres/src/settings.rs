@@ -60,7 +60,8 @@ fn default_slot(name: &Name) -> Result<String, EngineError> {
     let slot = format!("breakwater_{}", name.as_str().replace(['-', '.'], "_"));
     if slot.len() > 63 {
         let what = format!("the slot's name would be too long for PostgreSQL: {slot}");
-        return Err(EngineError::new(EngineErrorKind::Invalid, what).hint("name the slot of this source: at most 63 characters"));
+        return Err(EngineError::new(EngineErrorKind::Invalid, what)
+            .hint("name the slot of this source: at most 63 characters"));
     }
     Ok(slot)
 }

@@ -90,7 +90,8 @@ impl Walk {
                 init_nodes.insert(node);
             }
             let is_directory = match entry.file_type() {
-                Ok(kind) => kind.is_dir(),
+                // `pg_wal` may be a link, but there is always something to make in it.
+                Ok(kind) => kind.is_dir() || (prefix.is_empty() && name == b"pg_wal"),
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(wrap(error)),
             };
@@ -163,9 +164,6 @@ impl Walk {
         if verdict == Verdict::EmptyDirectory && kind.is_symlink() {
             // `pg_wal` on a disk of its own is common; the restored cluster gets a plain directory.
             let metadata = std::fs::metadata(&absolute).map_err(wrap)?;
-            if path == b"pg_wal" {
-                self.make_again_in_pg_wal();
-            }
             return Ok(Some(Found { path, kind: FoundKind::Directory, metadata }));
         }
         if kind.is_dir() {
@@ -203,8 +201,11 @@ impl Walk {
 }
 
 pub(crate) fn tablespace_refused(path: &Path) -> EngineError {
-    EngineError::new(EngineErrorKind::Refused, format!("the cluster has a tablespace, which this version cannot back up: {}", path.display()))
-        .hint("move its tables with ALTER TABLE … SET TABLESPACE pg_default, then DROP TABLESPACE")
+    EngineError::new(
+        EngineErrorKind::Refused,
+        format!("the cluster has a tablespace, which this version cannot back up: {}", path.display()),
+    )
+    .hint("move its tables with ALTER TABLE … SET TABLESPACE pg_default, then DROP TABLESPACE")
 }
 
 #[cfg(test)]
@@ -236,7 +237,8 @@ mod tests {
 
     #[test]
     fn paths_ascend_as_bytes() {
-        let dir = tree(&["base/5/1", "base/5/10", "base/5.x", "base/5-y", "base/50/2", "base/5!", "base/5a", "PG_VERSION"]);
+        let dir =
+            tree(&["base/5/1", "base/5/10", "base/5.x", "base/5-y", "base/50/2", "base/5!", "base/5a", "PG_VERSION"]);
         let found = paths(dir.path());
         let mut sorted = found.clone();
         sorted.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
@@ -247,16 +249,40 @@ mod tests {
     #[test]
     fn what_is_rebuilt_stays_out_and_its_directories_in() {
         let dir = tree(&[
-            "PG_VERSION", "postmaster.pid", "backup_label", "pg_wal/000000010000000000000001", "pg_wal/archive_status/x",
-            "pg_replslot/mine/state", "pg_notify/0000", "global/pg_control", "global/1262", "global/pg_internal.init",
-            "base/pgsql_tmp/pgsql_tmp1.0", "base/5/16384", "base/5/16385", "base/5/16385_init", "base/5/16385_fsm",
-            "base/5/t2_16386", "log/server.log",
+            "PG_VERSION",
+            "postmaster.pid",
+            "backup_label",
+            "pg_wal/000000010000000000000001",
+            "pg_wal/archive_status/x",
+            "pg_replslot/mine/state",
+            "pg_notify/0000",
+            "global/pg_control",
+            "global/1262",
+            "global/pg_internal.init",
+            "base/pgsql_tmp/pgsql_tmp1.0",
+            "base/5/16384",
+            "base/5/16385",
+            "base/5/16385_init",
+            "base/5/16385_fsm",
+            "base/5/t2_16386",
+            "log/server.log",
         ]);
         assert_eq!(
             paths(dir.path()),
             [
-                "PG_VERSION", "base", "base/5", "base/5/16384", "base/5/16385_init", "global", "global/1262", "log",
-                "log/server.log", "pg_notify", "pg_replslot", "pg_wal", "pg_wal/archive_status",
+                "PG_VERSION",
+                "base",
+                "base/5",
+                "base/5/16384",
+                "base/5/16385_init",
+                "global",
+                "global/1262",
+                "log",
+                "log/server.log",
+                "pg_notify",
+                "pg_replslot",
+                "pg_wal",
+                "pg_wal/archive_status",
             ]
         );
     }
@@ -265,13 +291,26 @@ mod tests {
     fn links_are_judged_by_what_may_be_behind_them() {
         let dir = tree(&["PG_VERSION", "base/5/1", "pg_tblspc/"]);
         let outside = tree(&["wal/archive_status/", "log/x", "data/1", "server.crt"]);
-        let link = |to: &str, at: &str| std::os::unix::fs::symlink(outside.path().join(to), dir.path().join(at)).unwrap();
+        let link =
+            |to: &str, at: &str| std::os::unix::fs::symlink(outside.path().join(to), dir.path().join(at)).unwrap();
         link("wal", "pg_wal");
+        std::fs::write(dir.path().join("pg_wal.old"), "").unwrap();
         link("log", "log");
         link("server.crt", "server.crt");
         assert_eq!(
             paths(dir.path()),
-            ["PG_VERSION", "base", "base/5", "base/5/1", "log", "pg_tblspc", "pg_wal", "server.crt"]
+            [
+                "PG_VERSION",
+                "base",
+                "base/5",
+                "base/5/1",
+                "log",
+                "pg_tblspc",
+                "pg_wal",
+                "pg_wal.old",
+                "pg_wal/archive_status",
+                "server.crt",
+            ]
         );
         let fails = |at: &str| {
             let mut walk = Walk::new(dir.path(), 15).unwrap();

@@ -1,0 +1,40 @@
+//! The engine: one PostgreSQL cluster on this host.
+
+use std::sync::Arc;
+
+use breakwater_engine::{BackupRequest, BackupSession, Engine, EngineError, LogSource, Probe};
+
+use crate::settings::PostgresSettings;
+use crate::{KIND, backup, probe};
+
+/// One cluster.
+#[derive(Clone, Debug)]
+pub struct PostgresEngine {
+    settings: Arc<PostgresSettings>,
+}
+
+impl PostgresEngine {
+    /// The engine for the cluster that `settings` name. Nothing is connected yet.
+    pub fn new(settings: PostgresSettings) -> Self {
+        PostgresEngine { settings: Arc::new(settings) }
+    }
+}
+
+#[async_trait::async_trait]
+impl Engine for PostgresEngine {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    async fn probe(&self) -> Result<Probe, EngineError> {
+        probe::probe(&self.settings).await
+    }
+
+    async fn begin_backup(&self, request: BackupRequest) -> Result<Box<dyn BackupSession>, EngineError> {
+        backup::begin(&self.settings, request).await
+    }
+
+    fn log_source(&self) -> Option<Arc<dyn LogSource>> {
+        None
+    }
+}

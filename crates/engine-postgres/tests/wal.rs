@@ -6,8 +6,10 @@
 mod log_writer;
 
 use breakwater_core::{ErrorClass, Lsn, TimelineId, Timestamp};
+use breakwater_engine_postgres::connection::ConnectionSettings;
 use breakwater_engine_postgres::wal::{
-    PageError, RecordScanner, ScanError, SegmentSize, WalEvent, WalFileName, check_segment, segment_file_name,
+    PageError, RecordScanner, ScanError, SegmentSize, TimelineHistory, WalEvent, WalFileName, check_segment,
+    segment_file_name,
 };
 use breakwater_testkit::postgres::{Cluster, Stop, Version};
 use log_writer::{Entry, LogWriter, SYSTEM_ID};
@@ -100,6 +102,39 @@ proptest! {
         // A flip that goes unnoticed lies where nothing is kept: in padding, or after a switch.
         if result.is_ok() && scanner.end_of_log().is_none() {
             prop_assert_eq!(events, log.events);
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_read_is_the_name_that_is_written(
+        name in prop_oneof![
+            "[0-9A-F]{24}(|\\.partial|\\.[0-9A-F]{8}\\.backup)",
+            "[0-9A-F]{8}\\.history",
+            "0000000[0-9a-g]{17}.{0,9}",
+            any::<String>(),
+        ],
+        mib in prop_oneof![Just(1_u64), Just(16), Just(1024)],
+    ) {
+        let size = SegmentSize::new(mib << 20).unwrap();
+        if let Ok(parsed) = WalFileName::parse(&name, size) {
+            prop_assert_eq!(parsed.to_name(size), name);
+        }
+    }
+
+    #[test]
+    fn histories_and_connections_of_any_text_are_survived(text in any::<String>(), lines in "([0-9]{1,3}[\t ][0-9A-F/]{0,9}\n){0,5}") {
+        for content in [text.as_str(), lines.as_str()] {
+            if let Ok(history) = TimelineHistory::parse(TimelineId(200), content) {
+                let spans: Vec<_> = history.spans().collect();
+                prop_assert!(spans.windows(2).all(|pair| pair[0].end == Some(pair[1].start)));
+                prop_assert!(history.path_from(TimelineId(200), history.parent().unwrap().1).is_some());
+            }
+        }
+        // Whatever is read or refused, there is no panic; a user is always named.
+        for text in [text.clone(), format!("user=u {text}"), format!("postgres://u@{text}")] {
+            if let Ok(settings) = text.parse::<ConnectionSettings>() {
+                prop_assert!(!settings.user().is_empty());
+            }
         }
     }
 

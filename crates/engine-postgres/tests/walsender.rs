@@ -121,7 +121,7 @@ async fn what_arrives_is_what_was_written(version: Version) {
     cluster.pgbench_init(1).await.unwrap();
     let load = cluster.pgbench(&["-c", "2", "-T", "30", "-n"]).unwrap();
     let mut received = Received::new(start);
-    let middle = Lsn(flushed(&cluster).await.0 + (6 << 20));
+    let middle = Lsn(flushed(&cluster).await.0 + (2 << 20));
     assert_eq!(received.take(&mut stream, middle).await, None);
     load.stop().unwrap();
     cluster.psql("select pg_switch_wal()").await.unwrap();
@@ -286,13 +286,22 @@ async fn a_fast_shutdown_gives_everything_and_does_not_wait_for_long() {
 }
 
 #[tokio::test]
-async fn a_server_that_crashes_is_unavailable() {
-    let (cluster, walsender, start) = small(Version::V15).await;
+async fn a_crash_ends_the_stream_and_the_next_one_goes_on_where_it_ended() {
+    let (cluster, mut walsender, start) = small(Version::V15).await;
+    let size = segment_size(&mut walsender).await;
     let mut stream =
         walsender.start_replication(from(start, TimelineId(1), None), StreamOptions::default()).await.unwrap();
+    cluster.pgbench_init(1).await.unwrap();
+    let load = cluster.pgbench(&["-c", "2", "-T", "60", "-n"]).unwrap();
+    let mut received = Received::new(start);
+    let middle = Lsn(flushed(&cluster).await.0 + (1 << 20));
+    assert_eq!(received.take(&mut stream, middle).await, None);
     cluster.kill9().await.unwrap();
+    // The load failed with the server; that is what was wanted.
+    load.stop().ok();
     let error = loop {
         match tokio::time::timeout(PATIENCE, stream.next()).await.expect("in time") {
+            Ok(Message::WalData { data, .. }) => received.bytes.extend_from_slice(&data),
             Ok(_) => {}
             Err(error) => break error,
         }
@@ -300,6 +309,23 @@ async fn a_server_that_crashes_is_unavailable() {
     assert_eq!(error.class(), ErrorClass::Unavailable, "{error}");
     let error = WalSender::connect(&settings(&cluster)).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Unavailable, "{error}");
+
+    cluster.start().await.unwrap();
+    let resume = received.end().segment_start(size.bytes());
+    let walsender = connect(&cluster).await;
+    let mut stream =
+        walsender.start_replication(from(resume, TimelineId(1), None), StreamOptions::default()).await.unwrap();
+    cluster.psql("create table after_the_crash as select 1").await.unwrap();
+    let mut continued = Received::new(resume);
+    let end = flushed(&cluster).await;
+    assert_eq!(continued.take(&mut stream, end).await, None);
+    let before = usize::try_from(resume.0 - start.0).unwrap();
+    let shared = received.bytes.len() - before;
+    assert!(continued.bytes[..shared] == received.bytes[before..], "what was sent before the crash stands");
+    received.bytes.truncate(before);
+    received.bytes.extend_from_slice(&continued.bytes);
+    let last_start = received.events(size).last().unwrap().lsn_start();
+    assert!(last_start > resume);
 }
 
 #[tokio::test]

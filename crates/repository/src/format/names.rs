@@ -40,8 +40,21 @@ pub enum ObjectName {
     Segment(SourceUid, Generation, SessionId, LogRange),
     /// `meta/<source>/tail/<generation>.<session>/<branch>-<start>-<end>`
     Tail(SourceUid, Generation, SessionId, LogRange),
+    /// `meta/<source>/tail/<generation>.<session>/<branch>-<offset>-<offset>-<clock>`
+    IdleTail(SourceUid, Generation, SessionId, IdleMark),
     /// `meta/<source>/history/<branch>`
     History(SourceUid, u32),
+}
+
+/// Where an idle source stood at a moment. The clock is in the name because many such moments have one position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdleMark {
+    /// The branch.
+    pub branch: u32,
+    /// The source's flush position.
+    pub offset: u64,
+    /// The source's clock, microseconds since the Unix epoch.
+    pub clock: u64,
 }
 
 /// A piece of one branch of a log; the end is exclusive.
@@ -89,7 +102,10 @@ impl ObjectName {
             }
             ["meta", source, "tail", name, piece] => {
                 let (generation, session) = stream(name)?;
-                Some(ObjectName::Tail(id(source)?, generation, session, range(piece)?))
+                match idle(piece) {
+                    Some(mark) => Some(ObjectName::IdleTail(id(source)?, generation, session, mark)),
+                    None => Some(ObjectName::Tail(id(source)?, generation, session, range(piece)?)),
+                }
             }
             ["meta", source, "history", branch] => Some(ObjectName::History(id(source)?, hex32(branch)?)),
             _ => None,
@@ -110,6 +126,7 @@ impl ObjectName {
             | ObjectName::StreamClaim(source, ..)
             | ObjectName::Segment(source, ..)
             | ObjectName::Tail(source, ..)
+            | ObjectName::IdleTail(source, ..)
             | ObjectName::History(source, _) => Some(*source),
         }
     }
@@ -149,6 +166,9 @@ impl fmt::Display for ObjectName {
             ObjectName::Tail(source, generation, session, range) => {
                 write!(f, "meta/{source}/tail/{generation}.{session}/{range}")
             }
+            ObjectName::IdleTail(source, generation, session, mark) => {
+                write!(f, "meta/{source}/tail/{generation}.{session}/{mark}")
+            }
             ObjectName::History(source, branch) => write!(f, "meta/{source}/history/{branch:08x}"),
         }
     }
@@ -157,6 +177,13 @@ impl fmt::Display for ObjectName {
 impl fmt::Display for LogRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}-{:016x}-{:016x}", self.branch, self.start, self.end)
+    }
+}
+
+impl fmt::Display for IdleMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let IdleMark { branch, offset, clock } = self;
+        write!(f, "{branch:08x}-{offset:016x}-{offset:016x}-{clock:016x}")
     }
 }
 
@@ -198,6 +225,13 @@ fn range(text: &str) -> Option<LogRange> {
     (parts.next().is_none() && range.start <= range.end).then_some(range)
 }
 
+fn idle(text: &str) -> Option<IdleMark> {
+    let (range_text, clock) = text.rsplit_once('-')?;
+    let LogRange { branch, start, end } = range(range_text)?;
+    let mark = IdleMark { branch, offset: start, clock: hex64(clock)? };
+    (start == end).then_some(mark)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, prop_assert_eq, proptest};
@@ -223,6 +257,7 @@ mod tests {
             ObjectName::StreamClaim(source, Generation(n), session),
             ObjectName::Segment(source, Generation(n), session, range),
             ObjectName::Tail(source, Generation(n), session, range),
+            ObjectName::IdleTail(source, Generation(n), session, IdleMark { branch: n, offset: start, clock: end }),
             ObjectName::History(source, n),
         ]
     }

@@ -12,7 +12,7 @@ use breakwater_state::{
     EtcdConfig, EtcdLogin, EtcdStore, EtcdTls, Event, Revision, StateError, StateStore, Txn, WatchStream, conformance,
 };
 use breakwater_testkit::etcd::{Etcd, ServerTls};
-use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
+use etcd_client::{Client, CompactionOptions, ConnectOptions, Permission, PermissionType};
 use futures::StreamExt as _;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -135,6 +135,24 @@ async fn a_watch_that_was_away_too_long_hears_of_the_compaction() {
         assert!(last < newest, "more waited for the reader than the queue between should hold");
     };
     assert!(matches!(error, StateError::Compacted { oldest } if oldest <= newest), "{error}");
+}
+
+/// etcd's own compaction may fall on any revision, and older members then lose the deletes of that very revision.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_at_the_compacted_revision_is_told_or_said_to_be_gone() {
+    let etcd = Etcd::start().await.unwrap();
+    let store = EtcdStore::connect(config(&etcd)).await.unwrap();
+    store.txn(Txn::new().put("a", "1")).await.unwrap();
+    let deleted = store.txn(Txn::new().delete("a")).await.unwrap().revision;
+    store.txn(Txn::new().put("b", "1")).await.unwrap();
+    let admin = Client::connect([etcd.endpoint()], None).await.unwrap();
+    let at = i64::try_from(deleted.0).unwrap();
+    admin.kv_client().compact(at, Some(CompactionOptions::new().with_physical())).await.unwrap();
+    let mut watch = store.watch("", deleted).await.unwrap();
+    match tokio::time::timeout(PATIENCE, watch.next()).await.unwrap().unwrap() {
+        Ok(batch) => assert_eq!(batch.events, [Event::Delete { key: "a".into(), revision: deleted }]),
+        Err(error) => assert!(matches!(error, StateError::Compacted { oldest } if oldest == deleted.next()), "{error}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

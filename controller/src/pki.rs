@@ -106,8 +106,7 @@ impl std::fmt::Debug for Authority {
 impl Authority {
     /// The authority whose files lie in `directory`, made now if there is none.
     pub fn open(directory: &Path, now: Timestamp) -> Result<Self, PkiError> {
-        fs::create_dir_all(directory)
-            .map_err(|source| PkiError::File { path: directory.to_owned(), source })?;
+        fs::create_dir_all(directory).map_err(|source| PkiError::File { path: directory.to_owned(), source })?;
         let certificate_path = directory.join("ca.crt");
         let key_path = directory.join("ca.key");
         if !certificate_path.exists() {
@@ -116,15 +115,14 @@ impl Authority {
             write_private(&key_path, &key_pem)?;
             write_private(&certificate_path, &certificate_pem)?;
         }
-        let read = |path: &Path| {
-            fs::read_to_string(path).map_err(|source| PkiError::File { path: path.to_owned(), source })
-        };
+        let read =
+            |path: &Path| fs::read_to_string(path).map_err(|source| PkiError::File { path: path.to_owned(), source });
         let certificate_pem = read(&certificate_path)?;
         let broken = |what| move |source| PkiError::Certificate { what, source };
         let key = KeyPair::from_pem(&read(&key_path)?).map_err(broken("the authority's private key ca.key"))?;
         let certificate_der = der_of(&certificate_pem)?;
-        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key)
-            .map_err(broken("the authority's certificate ca.crt"))?;
+        let issuer =
+            Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(broken("the authority's certificate ca.crt"))?;
         Ok(Authority { issuer, certificate_pem, certificate_der })
     }
 
@@ -148,7 +146,9 @@ impl Authority {
         set_validity(&mut params, now, Duration::days(SERVER_DAYS));
         let key = KeyPair::generate().map_err(broken("a key for the server certificate"))?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(broken("the server certificate"))?;
-        Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        // The authority comes along, so that an enrolling agent, which knows only its pin, can compare.
+        let chain = certificate.pem() + &self.certificate_pem;
+        Ok(Identity { certificate_pem: chain, key_pem: key.serialize_pem() })
     }
 
     /// A certificate for the agent `uid`, for the key of the request `csr_pem`.
@@ -158,7 +158,8 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(name.as_str());
         let uri = format!("{AGENT_URI}{uid}");
-        let uri = uri.as_str().try_into().map_err(|source| PkiError::Certificate { what: "the agent's URI", source })?;
+        let uri =
+            uri.as_str().try_into().map_err(|source| PkiError::Certificate { what: "the agent's URI", source })?;
         params.subject_alt_names = vec![SanType::URI(uri)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -187,8 +188,8 @@ impl Authority {
     /// Checks that `signature` over `message` was made with the private key of the certificate `certificate_der`
     /// (ECDSA P-256 with SHA-256, ASN.1).
     pub fn check_possession(certificate_der: &[u8], message: &[u8], signature: &[u8]) -> Result<(), PkiError> {
-        let (_, certificate) =
-            X509Certificate::from_der(certificate_der).map_err(|_| PkiError::Refused("the certificate cannot be read"))?;
+        let (_, certificate) = X509Certificate::from_der(certificate_der)
+            .map_err(|_| PkiError::Refused("the certificate cannot be read"))?;
         let key = &certificate.public_key().subject_public_key.data;
         rustls::crypto::aws_lc_rs::default_provider()
             .signature_verification_algorithms

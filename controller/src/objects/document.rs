@@ -59,7 +59,10 @@ impl Spec {
 
     /// Reads a stored spec of `kind` back.
     pub fn from_json(kind: &str, value: serde_json::Value) -> Result<Self, BadDocument> {
-        let bad = |source: serde_json::Error| BadDocument::Unreadable { place: format!("stored {kind}"), reason: source.to_string() };
+        let bad = |source: serde_json::Error| BadDocument::Unreadable {
+            place: format!("stored {kind}"),
+            reason: source.to_string(),
+        };
         match kind {
             "Repository" => serde_json::from_value(value).map(Spec::Repository).map_err(bad),
             "Source" => serde_json::from_value(value).map(Spec::Source).map_err(bad),
@@ -172,8 +175,10 @@ fn parse_one(value: serde_yaml_ng::Value, place: String, namespace: &Name) -> Re
     if raw.api_version != API_VERSION {
         return Err(BadDocument::OtherVersion { place, version: raw.api_version });
     }
-    let unreadable =
-        |error: serde_yaml_ng::Error| BadDocument::Unreadable { place: place.clone(), reason: format!("spec: {error}") };
+    let unreadable = |error: serde_yaml_ng::Error| BadDocument::Unreadable {
+        place: place.clone(),
+        reason: format!("spec: {error}"),
+    };
     let refused = |what: String| BadDocument::Refused { place: place.clone(), what };
     let spec = match raw.kind.as_str() {
         "Repository" => {

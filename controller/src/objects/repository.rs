@@ -67,7 +67,10 @@ impl RepositorySpec {
                 return Err(format!("spec.regions: two regions are named `{}`", region.name));
             }
             if let Some(other) = earlier().find(|other| place(&other.url) == place(&region.url)) {
-                return Err(format!("spec.regions: `{}` and `{}` are one place: {}", other.name, region.name, region.url));
+                return Err(format!(
+                    "spec.regions: `{}` and `{}` are one place: {}",
+                    other.name, region.name, region.url
+                ));
             }
             let known = region.url.starts_with('/') || region.url.starts_with("file:///");
             if !known {

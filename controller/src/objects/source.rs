@@ -122,10 +122,8 @@ impl SourceSpec {
         if self.engine().is_none() {
             return Err("spec: exactly one engine section is needed: `postgres` or `sqlite`".to_owned());
         }
-        if let Some(sqlite) = &self.sqlite {
-            if !sqlite.path.starts_with('/') {
-                return Err(format!("spec.sqlite.path: `{}` is not an absolute path", sqlite.path));
-            }
+        if let Some(sqlite) = self.sqlite.as_ref().filter(|sqlite| !sqlite.path.starts_with('/')) {
+            return Err(format!("spec.sqlite.path: `{}` is not an absolute path", sqlite.path));
         }
         if let Some(slot) = self.postgres.as_ref().and_then(|postgres| postgres.slot.as_ref()) {
             let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';

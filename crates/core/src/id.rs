@@ -194,7 +194,9 @@ impl<'de> Deserialize<'de> for Name {
 
 /// A text that cannot be a name.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a name: use lower-case letters, digits, `-` and `.`, at most 63, with a letter or digit at both ends")]
+#[error(
+    "`{0}` is not a name: use lower-case letters, digits, `-` and `.`, at most 63, with a letter or digit at both ends"
+)]
 pub struct BadName(String);
 
 /// The name of a domain: the unit of dedup, keys and erasure inside a repository. Same alphabet as [`Name`].

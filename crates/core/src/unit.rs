@@ -53,8 +53,8 @@ impl Timestamp {
                 _ => {}
             }
         }
-        let moment =
-            OffsetDateTime::parse(&candidate, &Rfc3339).map_err(|source| BadTimestamp { text: text.to_owned(), source })?;
+        let moment = OffsetDateTime::parse(&candidate, &Rfc3339)
+            .map_err(|source| BadTimestamp { text: text.to_owned(), source })?;
         let micros = moment.unix_timestamp_nanos().div_euclid(1000);
         Ok(Timestamp(i64::try_from(micros).unwrap_or(i64::MAX)))
     }

@@ -39,7 +39,9 @@ pub struct Assigned {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadPlan {
     /// Two plans cover one source: its stream can go to one repository only.
-    #[error("source `{source_name}` is covered by plan `{first}` and by plan `{second}` (hint: a source belongs to one plan)")]
+    #[error(
+        "source `{source_name}` is covered by plan `{first}` and by plan `{second}` (hint: a source belongs to one plan)"
+    )]
     CoveredTwice {
         /// The source.
         source_name: Name,
@@ -52,10 +54,7 @@ pub enum BadPlan {
 
 /// The assignment of every agent that has a covered source, ordered by source name. Plans that name unknown sources
 /// contribute nothing for them: that is refused when the plan is applied.
-pub fn derive(
-    sources: &[DeclaredSource],
-    plans: &[DeclaredPlan],
-) -> Result<BTreeMap<Name, Vec<Assigned>>, BadPlan> {
+pub fn derive(sources: &[DeclaredSource], plans: &[DeclaredPlan]) -> Result<BTreeMap<Name, Vec<Assigned>>, BadPlan> {
     let mut cover: BTreeMap<&Name, &DeclaredPlan> = BTreeMap::new();
     for plan in plans {
         for source in &plan.sources {

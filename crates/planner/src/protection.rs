@@ -44,7 +44,9 @@ pub fn judge(facts: &SourceFacts<'_>) -> Protection {
     }
     if !facts.has_snapshot {
         let (reason, step) = match facts.last_failure {
-            Some(message) => (format!("its first backup failed: {message}"), format!("brctl source check {}", facts.name)),
+            Some(message) => {
+                (format!("its first backup failed: {message}"), format!("brctl source check {}", facts.name))
+            }
             None => ("it was never backed up".to_owned(), format!("brctl backup run {}", facts.name)),
         };
         return verdict("never", reason, Some(step));
@@ -57,11 +59,10 @@ pub fn judge(facts: &SourceFacts<'_>) -> Protection {
         let step = format!("brctl source check {}", facts.name);
         return verdict("at-risk", format!("its stream is `{state}`"), Some(step));
     }
-    if facts.stream.is_some() {
-        if let Some((region, figures)) = facts.regions.iter().find(|(_, figures)| figures.state != "ok") {
-            let reason = format!("region `{region}` is `{}`", figures.state);
-            return verdict("at-risk", reason, Some("brctl lag".to_owned()));
-        }
+    let late = facts.regions.iter().find(|(_, figures)| figures.state != "ok");
+    if let Some((region, figures)) = late.filter(|_| facts.stream.is_some()) {
+        let reason = format!("region `{region}` is `{}`", figures.state);
+        return verdict("at-risk", reason, Some("brctl lag".to_owned()));
     }
     if let Some(message) = facts.last_failure {
         return verdict("at-risk", format!("its last job failed: {message}"), Some("brctl job list".to_owned()));

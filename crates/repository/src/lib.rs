@@ -1,4 +1,32 @@
 //! One encrypted, deduplicating, write-once store in one or more regions.
+//!
+//! Everything that was acknowledged can be read back from one region, one key file and this crate alone: no server, no
+//! database beside it.
+//!
+//! Reading order: [`mod@format`] (what lies on disk, pure), [`repository`] and [`create`] (the opened handle), [`region`],
+//! [`regions`] (several regions written as one), [`session`] (writing one snapshot), [`fetch`] and [`frames`] (reading),
+//! [`snapshots`], [`content`].
 
+pub mod content;
+pub mod create;
+pub mod error;
+pub mod fetch;
 pub mod format;
+pub mod frames;
+pub mod region;
 pub mod regions;
+pub mod repository;
+pub mod session;
+pub mod snapshots;
+pub mod source;
+
+pub use content::ContentReader;
+pub use create::{CreateOptions, Created};
+pub use error::{Cause, RepositoryError, Trouble};
+pub use fetch::{Names, ReadOrder};
+pub use format::{Class, Codec, FormatError, FrameLocation, ObjectName, PackId};
+pub use frames::FrameReader;
+pub use region::{Place, Region, RegionState};
+pub use repository::{Access, Repository};
+pub use session::{BackupSession, CommitOutcome, FenceOutcome, ObjectWriter, RegionWriter, SessionIntent, SessionKey};
+pub use snapshots::{Selector, SnapshotList, SnapshotStatus, SnapshotSummary, TreeReader};

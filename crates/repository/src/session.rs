@@ -1,0 +1,121 @@
+//! Sessions: one writer's open write of one snapshot. A session ends in a commit or in nothing.
+//!
+//! Order on write: session keys, open record, packs, manifest. Each step is durable before the next one begins.
+//!
+//! Reading order: this page (begin), [`keys`], [`pack_writer`], [`writer`], [`commit`], [`fence`], [`resume`].
+
+pub mod commit;
+pub mod fence;
+pub mod keys;
+pub mod pack_writer;
+pub mod resume;
+pub mod writer;
+
+use breakwater_core::{Attempt, JobId, SessionId, SnapshotId, SourceUid, Timestamp};
+use tokio::sync::Mutex;
+
+use crate::error::RepositoryError;
+use crate::format::ObjectName;
+use crate::format::manifest::SnapshotSession;
+use crate::format::open::OpenRecord;
+use crate::format::pack::KeyKind;
+use crate::format::record::RecordKind;
+use crate::repository::Repository;
+
+pub use commit::CommitOutcome;
+pub use fence::FenceOutcome;
+pub use keys::SessionKey;
+pub use pack_writer::{FrameTicket, PackWriter, SealedFrame, SealedPack};
+pub use resume::{DeadSession, DeadSessions, PackFooter, SessionFooters};
+pub use writer::{ObjectWriter, RegionAnswer, RegionDecision, RegionWriter};
+
+/// What a session is about to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionIntent {
+    /// The snapshot that it is to commit.
+    pub snapshot: SnapshotId,
+    /// The job.
+    pub job: JobId,
+    /// Which try at the job.
+    pub attempt: Attempt,
+    /// The snapshots whose packs it may refer to.
+    pub bases: Vec<SnapshotSession>,
+    /// Dead sessions whose packs it may refer to.
+    pub adopts: Vec<SessionId>,
+}
+
+/// A session that writes one snapshot.
+#[derive(Debug)]
+pub struct BackupSession {
+    repository: Repository,
+    source: SourceUid,
+    key: SessionKey,
+    intent: SessionIntent,
+    started: Timestamp,
+    /// The manifest that was sealed for the register: a second try must send the same bytes.
+    sealed: Mutex<Option<commit::SealedManifest>>,
+}
+
+impl BackupSession {
+    /// Begins: makes the session secret, stores it sealed to the recipients, then says what the session is about to do.
+    /// Nothing of it may be written before both are durable: without the keys no pack could be read, without the open
+    /// record what it refers to could go away.
+    pub async fn begin(
+        repository: &Repository,
+        writer: &dyn ObjectWriter,
+        source: SourceUid,
+        intent: SessionIntent,
+    ) -> Result<BackupSession, RepositoryError> {
+        let key = SessionKey::create(repository, writer, source).await?;
+        let started = repository.now();
+        let record = OpenRecord {
+            session: key.id(),
+            snapshot: intent.snapshot,
+            job: intent.job,
+            attempt: intent.attempt,
+            bases: intent.bases.clone(),
+            adopts: intent.adopts.clone(),
+            started,
+        };
+        let name = ObjectName::Open(source, key.id());
+        let bytes = repository.seal_record(source, RecordKind::Open, &name, &record)?;
+        writer.create_all(&name, bytes.into()).await?;
+        let sealed = Mutex::new(None);
+        Ok(BackupSession { repository: repository.clone(), source, key, intent, started, sealed })
+    }
+
+    /// The session.
+    pub fn id(&self) -> SessionId {
+        self.key.id()
+    }
+
+    /// The source that it writes.
+    pub const fn source(&self) -> SourceUid {
+        self.source
+    }
+
+    /// What it is about to do.
+    pub const fn intent(&self) -> &SessionIntent {
+        &self.intent
+    }
+
+    /// When it began.
+    pub const fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// The repository that it writes to.
+    pub const fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// A writer of packs of content. Several of one session never share a pack.
+    pub fn content_packs(&self) -> PackWriter {
+        self.key.pack_writer(KeyKind::Content)
+    }
+
+    /// A writer of packs of structure: leaves and trees.
+    pub fn structure_packs(&self) -> PackWriter {
+        self.key.pack_writer(KeyKind::Structure)
+    }
+}

@@ -1,0 +1,255 @@
+//! Filling packs in memory.
+//!
+//! The place of a frame is known as soon as it is reserved, because a seal adds a fixed number of bytes; so many threads
+//! can seal at once while one hands out places. A pack leaves as a rope of its frames, nothing is copied together.
+//!
+//! Invariant: a frame number is handed out once, and a pack is sealed only when every frame reserved in it was placed.
+
+use std::sync::Arc;
+
+use breakwater_crypto::ChunkId;
+use breakwater_storage::Payload;
+use bytes::Bytes;
+
+use super::keys::SessionKey;
+use crate::format::pack::{
+    FRAMES_MAX, Footer, FooterFrame, FrameContent, FrameLocation, HEADER_LENGTH, KeyKind, PackId, PackKey, frame_length,
+};
+use crate::format::{Class, Codec, FormatError, ObjectName};
+
+/// A finished pack, ready to be stored.
+#[derive(Clone, Debug)]
+pub struct SealedPack {
+    /// The pack.
+    pub id: PackId,
+    /// Its name.
+    pub name: ObjectName,
+    /// Its bytes.
+    pub payload: Payload,
+    /// How many frames it has.
+    pub frames: usize,
+}
+
+/// A reserved place for one frame. Sealing needs nothing else, so it can be done on any thread.
+#[derive(Debug)]
+pub struct FrameTicket {
+    key: Arc<PackKey>,
+    number: u32,
+    class: Class,
+    location: FrameLocation,
+}
+
+/// A sealed frame on its way to its pack.
+#[derive(Debug)]
+pub struct SealedFrame {
+    pack: PackId,
+    number: u32,
+    bytes: Bytes,
+}
+
+impl FrameTicket {
+    /// Where the frame will be: what leaves and trees refer to.
+    pub const fn location(&self) -> &FrameLocation {
+        &self.location
+    }
+
+    /// Seals the chunk, which must have exactly the length that was reserved.
+    pub fn seal(self, payload: &[u8]) -> Result<SealedFrame, FormatError> {
+        let FrameLocation { stored, plain, codec, id, pack, .. } = self.location;
+        if payload.len() + 16 != stored as usize {
+            return Err(FormatError::damaged("frame", "its chunk does not have the length that was reserved"));
+        }
+        let content = FrameContent { class: self.class, codec, plain, id };
+        let bytes = self.key.seal_frame(self.number, &content, payload)?;
+        Ok(SealedFrame { pack, number: self.number, bytes: bytes.into() })
+    }
+}
+
+/// A pack that is being filled.
+#[derive(Debug)]
+struct OpenPack {
+    key: Arc<PackKey>,
+    end: u32,
+    frames: Vec<FooterFrame>,
+    bytes: Vec<Option<Bytes>>,
+    outstanding: usize,
+}
+
+/// Fills packs of one kind, one after the other.
+#[derive(Debug)]
+pub struct PackWriter {
+    session: SessionKey,
+    kind: KeyKind,
+    current: Option<OpenPack>,
+    /// Full packs with frames that are still being sealed.
+    closing: Vec<OpenPack>,
+    ready: Vec<SealedPack>,
+}
+
+impl PackWriter {
+    pub(super) const fn new(session: SessionKey, kind: KeyKind) -> Self {
+        PackWriter { session, kind, current: None, closing: Vec::new(), ready: Vec::new() }
+    }
+
+    /// Reserves the place of a chunk that has `payload_length` bytes after compression.
+    pub fn reserve(&mut self, content: FrameContent, payload_length: usize) -> Result<FrameTicket, FormatError> {
+        let too_long = || FormatError::damaged("frame", "the chunk is longer than a pack can hold");
+        let length = u32::try_from(frame_length(payload_length)).map_err(|_| too_long())?;
+        let stored = u32::try_from(payload_length + 16).map_err(|_| too_long())?;
+        let limit = self.session.pack_size();
+        let fits = |pack: &OpenPack| {
+            pack.end.checked_add(length).is_some_and(|end| end <= limit) && pack.frames.len() < FRAMES_MAX as usize
+        };
+        if self.current.as_ref().is_some_and(|pack| !fits(pack)) {
+            self.close_current()?;
+        }
+        let pack = match &mut self.current {
+            Some(pack) => pack,
+            none => none.insert(OpenPack {
+                key: Arc::new(self.session.new_pack(self.kind)?),
+                end: u32::try_from(HEADER_LENGTH).expect("the header is short"),
+                frames: Vec::new(),
+                bytes: Vec::new(),
+                outstanding: 0,
+            }),
+        };
+        let number = u32::try_from(pack.frames.len()).map_err(|_| too_long())?;
+        let FrameContent { class, codec, plain, id } = content;
+        let offset = pack.end;
+        pack.end = pack.end.checked_add(length).ok_or_else(too_long)?;
+        pack.frames.push(FooterFrame { id, origin: 0, number, offset, stored, plain, codec, class });
+        pack.bytes.push(None);
+        pack.outstanding += 1;
+        let location = FrameLocation { pack: pack.key.header().pack, offset, stored, plain, codec, id };
+        Ok(FrameTicket { key: Arc::clone(&pack.key), number, class, location })
+    }
+
+    /// Puts a sealed frame into its place, in any order.
+    pub fn place(&mut self, frame: SealedFrame) -> Result<(), FormatError> {
+        let unknown = || FormatError::damaged("frame", "it was reserved in no pack of this writer");
+        let is_its = |pack: &OpenPack| pack.key.header().pack == frame.pack;
+        let closing = self.closing.iter().position(is_its);
+        let pack = match closing {
+            Some(at) => self.closing.get_mut(at),
+            None => self.current.as_mut().filter(|pack| is_its(pack)),
+        };
+        let pack = pack.ok_or_else(unknown)?;
+        let slot = pack.bytes.get_mut(frame.number as usize).filter(|slot| slot.is_none()).ok_or_else(unknown)?;
+        *slot = Some(frame.bytes);
+        pack.outstanding -= 1;
+        if let Some(at) = closing.filter(|_| pack.outstanding == 0) {
+            let pack = self.closing.swap_remove(at);
+            self.seal(pack)?;
+        }
+        Ok(())
+    }
+
+    /// Reserves, seals and places in one go.
+    pub fn push(
+        &mut self,
+        id: ChunkId,
+        class: Class,
+        codec: Codec,
+        plain: u32,
+        payload: &[u8],
+    ) -> Result<FrameLocation, FormatError> {
+        let ticket = self.reserve(FrameContent { class, codec, plain, id }, payload.len())?;
+        let location = *ticket.location();
+        let frame = ticket.seal(payload)?;
+        self.place(frame)?;
+        Ok(location)
+    }
+
+    /// Ends the pack that is being filled; it is finished once everything reserved in it is placed.
+    pub fn cut(&mut self) -> Result<(), FormatError> {
+        self.close_current()
+    }
+
+    /// The packs that are finished by now.
+    pub fn take_sealed(&mut self) -> Vec<SealedPack> {
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Finishes the last pack too. An error while frames are reserved but not placed.
+    pub fn finish(&mut self) -> Result<Vec<SealedPack>, FormatError> {
+        self.close_current()?;
+        if let Some(pack) = self.closing.first() {
+            let detail = format!("{} of its frames were reserved but not placed", pack.outstanding);
+            return Err(FormatError::damaged("pack", detail));
+        }
+        Ok(self.take_sealed())
+    }
+
+    /// Bytes held in memory for packs that are not finished, footers not counted.
+    pub fn pending_bytes(&self) -> u64 {
+        self.closing.iter().chain(&self.current).map(|pack| u64::from(pack.end)).sum()
+    }
+
+    fn close_current(&mut self) -> Result<(), FormatError> {
+        match self.current.take() {
+            Some(pack) if pack.outstanding > 0 => {
+                self.closing.push(pack);
+                Ok(())
+            }
+            Some(pack) => self.seal(pack),
+            None => Ok(()),
+        }
+    }
+
+    fn seal(&mut self, pack: OpenPack) -> Result<(), FormatError> {
+        let id = pack.key.header().pack;
+        let name = self.session.pack_name(self.kind, id);
+        let footer = Footer { origins: vec![pack.key.origin()], frames: pack.frames, json: b"{}".to_vec() };
+        let frames = pack.bytes.into_iter().flatten().collect();
+        let payload = finish_pack(&self.session, &pack.key, &name, &footer, frames, u64::from(pack.end))?;
+        self.ready.push(SealedPack { id, name, payload, frames: footer.frames.len() });
+        Ok(())
+    }
+}
+
+fn finish_pack(
+    session: &SessionKey,
+    key: &PackKey,
+    name: &ObjectName,
+    footer: &Footer,
+    frames: Vec<Bytes>,
+    end: u64,
+) -> Result<Payload, FormatError> {
+    let sealed =
+        footer.seal(session.suite(), session.structure_key(), session.salt(), session.repository_id(), name, end)?;
+    let mut parts = Vec::with_capacity(frames.len() + 2);
+    parts.push(Bytes::copy_from_slice(&key.header().encode()));
+    parts.extend(frames);
+    parts.push(sealed.bytes.into());
+    Ok(Payload::from(parts))
+}
+
+/// Seals a whole pack at once from chunks that are in memory: what segments and tails of a log are. `json` goes into the
+/// footer. Answers the object's bytes.
+pub fn seal_whole(
+    session: &SessionKey,
+    name: &ObjectName,
+    chunks: &[(FrameContent, Bytes)],
+    json: Vec<u8>,
+) -> Result<Payload, FormatError> {
+    let key = session.new_pack(KeyKind::Content)?;
+    let mut end = u32::try_from(HEADER_LENGTH).expect("the header is short");
+    let (mut frames, mut bytes) = (Vec::new(), Vec::new());
+    for (number, (content, payload)) in chunks.iter().enumerate() {
+        let number = u32::try_from(number)
+            .ok()
+            .filter(|number| *number < FRAMES_MAX)
+            .ok_or_else(|| FormatError::damaged("pack", "it would have too many frames"))?;
+        let frame = key.seal_frame(number, content, payload)?;
+        let FrameContent { class, codec, plain, id } = *content;
+        let stored = u32::try_from(payload.len() + 16).expect("the seal above took it");
+        frames.push(FooterFrame { id, origin: 0, number, offset: end, stored, plain, codec, class });
+        end = u32::try_from(frame.len())
+            .ok()
+            .and_then(|length| end.checked_add(length))
+            .ok_or_else(|| FormatError::damaged("pack", "it would be too long"))?;
+        bytes.push(Bytes::from(frame));
+    }
+    let footer = Footer { origins: vec![key.origin()], frames, json };
+    finish_pack(session, &key, name, &footer, bytes, u64::from(end))
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use breakwater_engine::{BackupRequest, BackupSession, Engine, EngineError, LogSource, Probe};
 
+use crate::log::PostgresLog;
 use crate::settings::PostgresSettings;
 use crate::{KIND, backup, probe};
 
@@ -35,6 +36,6 @@ impl Engine for PostgresEngine {
     }
 
     fn log_source(&self) -> Option<Arc<dyn LogSource>> {
-        None
+        Some(Arc::new(PostgresLog::new(Arc::clone(&self.settings))))
     }
 }

@@ -8,14 +8,18 @@ pub mod engine;
 pub mod facts;
 mod failure;
 mod layout;
+mod log;
+mod log_stream;
 mod page_checksum;
 mod probe;
 mod reader;
 mod server;
 pub mod settings;
+mod slot;
 mod walk;
 pub mod wal;
 pub mod walsender;
+mod watermark;
 
 pub use engine::PostgresEngine;
 pub use facts::Facts;

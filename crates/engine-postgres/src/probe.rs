@@ -1,6 +1,6 @@
 //! What a server is, and what stands in the way of protecting it, with the exact lines that mend it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use breakwater_engine::{Capabilities, EngineError, EngineErrorKind, Finding, Probe, Severity};
 
@@ -310,7 +310,7 @@ async fn look_at_files(
     Ok((control, bytes))
 }
 
-fn measure(directory: &PathBuf, major: u32, tablespaces: bool) -> Result<u64, EngineError> {
+fn measure(directory: &Path, major: u32, tablespaces: bool) -> Result<u64, EngineError> {
     let mut walk = Walk::new(directory, major)?;
     let (mut bytes, mut tried) = (0_u64, false);
     loop {

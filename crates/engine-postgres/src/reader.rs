@@ -126,8 +126,8 @@ impl FileReader {
         segment: u32,
     ) -> Result<Vec<u64>, EngineError> {
         let mut damaged = Vec::new();
-        let mut number = offset / rules.page_size as u64;
-        for page in read.chunks_exact_mut(rules.page_size) {
+        let first = offset / rules.page_size as u64;
+        for (number, page) in (first..).zip(read.chunks_exact_mut(rules.page_size)) {
             // A relation has at most 2^32 pages, so a file beyond that is no relation's.
             let block = u64::from(segment) * u64::from(rules.segment_pages) + number;
             let good = match u32::try_from(block) {
@@ -137,7 +137,6 @@ impl FileReader {
             if !good {
                 damaged.push(number);
             }
-            number += 1;
         }
         Ok(damaged)
     }
@@ -186,7 +185,7 @@ impl ExtentReader for FileReader {
         let length = self.fill(&file, offset, buffer)?;
         let mut damaged_pages = Vec::new();
         if let (Some((rules, segment)), Some(read)) = (&self.pages, buffer.get_mut(..length)) {
-            if offset % rules.page_size as u64 != 0 {
+            if !offset.is_multiple_of(rules.page_size as u64) {
                 let what = format!("a read of {} begins within a page: offset {offset}", self.path.display());
                 return Err(EngineError::new(EngineErrorKind::Invalid, what));
             }

@@ -144,13 +144,6 @@ pub(crate) async fn connect(settings: &ConnectionSettings) -> Result<(SqlClient,
     Ok((client, server))
 }
 
-/// Reads one log position.
-pub(crate) async fn ask_lsn(client: &SqlClient, what: &str, expression: &str) -> Result<Lsn, EngineError> {
-    let row =
-        client.query_one(&format!("SELECT ({expression})::text"), &[]).await.map_err(|error| of_sql(what, error))?;
-    parse_lsn(what, row.get(0))
-}
-
 /// Reads a position that the server printed.
 pub(crate) fn parse_lsn(what: &str, text: Option<String>) -> Result<Lsn, EngineError> {
     let text = text.ok_or_else(|| internal(format!("{what}: the server has none")))?;

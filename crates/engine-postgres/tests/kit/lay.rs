@@ -1,5 +1,8 @@
 //! What the pipeline does with entries, in small: read them all and lay them into a directory.
 
+#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a failed test may panic anywhere")]
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -20,7 +23,6 @@ pub(crate) fn settings(cluster: &Cluster) -> PostgresSettings {
     }
 }
 
-#[allow(dead_code, reason = "not every test file needs it")]
 pub(crate) fn engine(cluster: &Cluster) -> PostgresEngine {
     PostgresEngine::new(settings(cluster))
 }
@@ -39,7 +41,6 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    #[allow(dead_code, reason = "not every test file needs it")]
     pub(crate) fn paths(&self) -> Vec<String> {
         self.entries.iter().map(|entry| String::from_utf8(entry.path.clone()).unwrap()).collect()
     }
@@ -122,7 +123,6 @@ fn own(path: &Path, entry: &Entry) {
 }
 
 /// Puts the source's log beside the copy, for tests that have no stream.
-#[allow(dead_code, reason = "not every test file needs it")]
 pub(crate) fn lay_log(cluster: &Cluster, target: &Path) {
     let owner = std::fs::metadata(target).unwrap();
     for file in std::fs::read_dir(cluster.data_dir().join("pg_wal")).unwrap().flatten() {

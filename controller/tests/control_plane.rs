@@ -3,6 +3,8 @@
 //! Vocabulary: the *stage* is a controller on a store; the *player* is an agent's session of which each message is
 //! written here.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

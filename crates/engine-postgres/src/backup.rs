@@ -244,6 +244,7 @@ impl BackupSession for PostgresSession {
             return Err(EngineError::new(EngineErrorKind::Conflict, "the cluster was replaced during the backup"));
         }
         let config_files = config_files::outside(&self.client, &self.directory).await?;
+        let superuser = superuser(&self.client).await?;
         // The clock first: everything committed up to then lies before the end of the backup.
         let consistent_at = ask_clock(&self.client).await?;
         let (end, label) = stop_backup(&self.client, self.server.major()).await?;
@@ -266,6 +267,7 @@ impl BackupSession for PostgresSession {
             start: self.start,
             end,
             settings: self.server.kept_settings(),
+            superuser,
             config_files: config_files.files,
         };
         let facts = serde_json::to_value(facts).map_err(|error| internal("facts do not become JSON").because(error))?;
@@ -273,6 +275,15 @@ impl BackupSession for PostgresSession {
         let range = Some(RecoveryRange { start: at(self.start), end: at(end) });
         Ok(BackupEnd { entries: vec![label_entry, control_entry], range, consistent_at, facts, warnings })
     }
+}
+
+/// A superuser that may log in, the oldest one.
+async fn superuser(client: &SqlClient) -> Result<String, EngineError> {
+    let row = client
+        .query_opt("SELECT rolname::text FROM pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1", &[])
+        .await
+        .map_err(|error| of_sql("cannot look for a superuser", error))?;
+    Ok(row.map_or_else(|| "postgres".to_owned(), |row| row.get(0)))
 }
 
 /// Stops the backup at the server; answers its end and the label file.

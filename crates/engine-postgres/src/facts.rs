@@ -27,6 +27,8 @@ pub struct Facts {
     pub end: Lsn,
     /// Settings, by name, that a restored server needs in order to start or to replay.
     pub settings: BTreeMap<String, String>,
+    /// A role that may do everything, through which a restored server is asked.
+    pub superuser: String,
     /// Configuration files that lie outside of the data directory.
     #[serde(default)]
     pub config_files: Vec<ConfigFile>,

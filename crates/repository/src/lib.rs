@@ -19,6 +19,7 @@ pub mod repository;
 pub mod session;
 pub mod snapshots;
 pub mod source;
+pub mod stream;
 
 pub use content::ContentReader;
 pub use create::{CreateOptions, Created};

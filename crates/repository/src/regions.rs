@@ -20,7 +20,7 @@ mod region;
 mod shipment;
 mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod worker;
 mod write;
 
@@ -99,7 +99,8 @@ impl Default for RegionOptions {
 #[derive(Clone, Debug)]
 pub struct RegionSet {
     set: Arc<Set>,
-    tasks: Arc<Tasks>,
+    /// Held for its drop alone.
+    _tasks: Arc<Tasks>,
 }
 
 /// Aborts the background tasks when the last handle goes.
@@ -153,7 +154,7 @@ impl RegionSet {
             tasks.push(tokio::spawn(worker::run(Arc::clone(&set), index)).abort_handle());
             tasks.push(tokio::spawn(probe::run(Arc::clone(&set), index)).abort_handle());
         }
-        Ok(RegionSet { set, tasks: Arc::new(Tasks(tasks)) })
+        Ok(RegionSet { set, _tasks: Arc::new(Tasks(tasks)) })
     }
 
     /// How many sync regions must hold an object before it counts as durable.

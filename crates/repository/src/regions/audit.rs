@@ -141,8 +141,11 @@ impl RegionSet {
 
 /// The branch and range in the name of a segment or tail.
 struct Piece {
-    /// The prefix of the segments that can cover it: same source, generation and branch.
+    /// The prefix of the segments that can cover it.
     segments: String,
+    /// Generation and session; of the same or a newer writer's segments only is it known that they hold the same bytes.
+    writer: String,
+    branch: String,
     start: u64,
     end: u64,
 }
@@ -154,7 +157,9 @@ impl Piece {
         let mut numbers = range.split('-');
         let (branch, start, end) = (numbers.next()?, numbers.next()?, numbers.next()?);
         Some(Piece {
-            segments: format!("data/{source}/log/{writer}/{branch}-"),
+            segments: format!("data/{source}/log/"),
+            writer: writer.to_owned(),
+            branch: branch.to_owned(),
             start: u64::from_str_radix(start, 16).ok()?,
             end: u64::from_str_radix(end, 16).ok()?,
         })
@@ -162,6 +167,7 @@ impl Piece {
 
     /// An idle tail at the very end of a segment is not covered: it says something newer than the segment.
     fn covers(&self, tail: &Piece) -> bool {
-        self.start <= tail.start && tail.end <= self.end && tail.start < self.end
+        let inside = self.start <= tail.start && tail.end <= self.end && tail.start < self.end;
+        inside && self.branch == tail.branch && self.writer >= tail.writer
     }
 }

@@ -236,7 +236,8 @@ impl Lane {
             };
             match self.entries.get_mut(&id) {
                 Some(entry) if entry.running => entry.superseded = true,
-                _ => drop(self.take(id)),
+                // What this one was to replace goes with the one that replaces it.
+                _ => stored.extend(self.take(id).map(|entry| entry.then_delete).unwrap_or_default()),
             }
         }
         match self.names.get(covering).and_then(|id| self.entries.get_mut(id)) {

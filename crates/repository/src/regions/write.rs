@@ -172,6 +172,14 @@ impl RegionSet {
         true
     }
 
+    /// Makes `name`, of `size` bytes, a debt of the region with this id: it was found missing there.
+    pub fn owe(&self, id: RegionId, name: &str, size: u64) {
+        if let Some(region) = self.set.regions.iter().find(|region| region.handle.id == id) {
+            region.lane().owe(name, size, self.set.options.clock.now());
+            region.wake.notify_one();
+        }
+    }
+
     /// Whether the region with this id has `name` still to get.
     pub fn misses(&self, id: RegionId, name: &str) -> bool {
         self.set.regions.iter().any(|region| region.handle.id == id && region.lane().contains(name))

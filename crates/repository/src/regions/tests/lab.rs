@@ -13,12 +13,12 @@ use futures::StreamExt;
 
 use crate::regions::{RegionHandle, RegionOptions, RegionSet, Role};
 
-pub(super) const REPOSITORY: RepositoryId = RepositoryId::from_bytes(*b"the-repository-1");
-pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const REPOSITORY: RepositoryId = RepositoryId::from_bytes(*b"the-repository-1");
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How a place behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     Up,
     /// Every call fails at once.
     Gone,
@@ -33,44 +33,69 @@ pub(super) enum Mode {
 }
 
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     memory: Memory,
     state: Mutex<(Mode, Vec<String>)>,
+    /// Creates that are still done before none is answered any more.
+    left: Mutex<Option<u32>>,
     /// Bytes that were read, to see who was asked.
-    pub(super) reads: Mutex<Vec<String>>,
+    pub(crate) reads: Mutex<Vec<String>>,
 }
 
 impl Place {
-    pub(super) fn new() -> Arc<Place> {
-        Arc::new(Place { memory: Memory::new(), state: Mutex::new((Mode::Up, Vec::new())), reads: Mutex::default() })
+    pub(crate) fn new() -> Arc<Place> {
+        Arc::new(Place {
+            memory: Memory::new(),
+            state: Mutex::new((Mode::Up, Vec::new())),
+            reads: Mutex::default(),
+            left: Mutex::default(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, (Mode, Vec<String>)> {
         self.state.lock().unwrap()
     }
 
-    pub(super) fn set(&self, mode: Mode) {
+    /// Also ends what [`freeze_after`](Self::freeze_after) began.
+    pub(crate) fn set(&self, mode: Mode) {
         self.state().0 = mode;
+        *self.left.lock().unwrap() = None;
+    }
+
+    /// After so many creates no further one is done or answered.
+    pub(crate) fn freeze_after(&self, creates: u32) {
+        *self.left.lock().unwrap() = Some(creates);
+    }
+
+    fn frozen(&self) -> bool {
+        match self.left.lock().unwrap().as_mut() {
+            None => false,
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+        }
     }
 
     /// The names created here, in order.
-    pub(super) fn created(&self) -> Vec<String> {
+    pub(crate) fn created(&self) -> Vec<String> {
         self.state().1.clone()
     }
 
-    pub(super) async fn holds(&self, name: &str) -> bool {
+    pub(crate) async fn holds(&self, name: &str) -> bool {
         self.memory.get(name).await.is_ok()
     }
 
-    pub(super) async fn content(&self, name: &str) -> Bytes {
+    pub(crate) async fn content(&self, name: &str) -> Bytes {
         self.memory.get(name).await.unwrap()
     }
 
-    pub(super) async fn plant(&self, name: &str, bytes: &[u8]) {
+    pub(crate) async fn plant(&self, name: &str, bytes: &[u8]) {
         self.memory.create(name, Payload::from(bytes.to_vec())).await.unwrap();
     }
 
-    pub(super) async fn names(&self) -> Vec<String> {
+    pub(crate) async fn names(&self) -> Vec<String> {
         let metas: Vec<_> = self.memory.list("").collect().await;
         metas.into_iter().map(|meta: Result<ObjectMeta, StorageError>| meta.unwrap().key).collect()
     }
@@ -99,6 +124,9 @@ impl Backend for Place {
 
     async fn create(&self, key: &str, payload: Payload) -> Result<(), StorageError> {
         self.enter(Operation::Create, key, true).await?;
+        if self.frozen() {
+            std::future::pending::<()>().await;
+        }
         self.memory.create(key, payload).await?;
         self.state().1.push(key.to_owned());
         if self.state().0 == Mode::Mute {
@@ -151,28 +179,28 @@ impl Backend for Place {
 }
 
 /// Some sync regions and what is needed to look into them.
-pub(super) struct Lab {
-    pub(super) places: Vec<Arc<Place>>,
-    pub(super) set: RegionSet,
+pub(crate) struct Lab {
+    pub(crate) places: Vec<Arc<Place>>,
+    pub(crate) set: RegionSet,
 }
 
-pub(super) fn region_id(number: usize) -> RegionId {
+pub(crate) fn region_id(number: usize) -> RegionId {
     let mut bytes = [7; 16];
     bytes[15] = u8::try_from(number).unwrap();
     RegionId::from_bytes(bytes)
 }
 
-pub(super) fn handle(number: usize, place: &Arc<Place>) -> RegionHandle {
+pub(crate) fn handle(number: usize, place: &Arc<Place>) -> RegionHandle {
     let backend: Arc<dyn Backend> = Arc::clone(place) as Arc<dyn Backend>;
     RegionHandle { name: format!("r{number}"), id: region_id(number), role: Role::Sync, storage: Storage::new(backend) }
 }
 
 impl Lab {
-    pub(super) async fn new(regions: usize, commit: usize) -> Lab {
+    pub(crate) async fn new(regions: usize, commit: usize) -> Lab {
         Lab::with(regions, commit, RegionOptions::default()).await
     }
 
-    pub(super) async fn with(regions: usize, commit: usize, options: RegionOptions) -> Lab {
+    pub(crate) async fn with(regions: usize, commit: usize, options: RegionOptions) -> Lab {
         let places = (0..regions).map(|_| Place::new()).collect::<Vec<_>>();
         for (number, place) in places.iter().enumerate() {
             let text = format!(r#"{{"repository":"{REPOSITORY}","region":"{}"}}"#, region_id(number));
@@ -187,16 +215,16 @@ impl Lab {
         lab
     }
 
-    pub(super) async fn create(&self, name: &str) {
+    pub(crate) async fn create(&self, name: &str) {
         self.set.create(name, bytes_of(name), PATIENCE).await.unwrap();
     }
 
-    pub(super) async fn drained(&self) {
+    pub(crate) async fn drained(&self) {
         assert!(self.set.drained(Duration::from_secs(600)).await, "{:#?}", self.set.statuses());
     }
 
     /// Polls until `condition` holds.
-    pub(super) async fn wait(&self, what: &str, condition: impl Fn() -> bool) {
+    pub(crate) async fn wait(&self, what: &str, condition: impl Fn() -> bool) {
         for _ in 0..60_000 {
             if condition() {
                 return;
@@ -208,6 +236,6 @@ impl Lab {
 }
 
 /// The content that the tests give the object `name`.
-pub(super) fn bytes_of(name: &str) -> Payload {
+pub(crate) fn bytes_of(name: &str) -> Payload {
     Payload::from(name.repeat(3).into_bytes())
 }

@@ -1,0 +1,81 @@
+//! Taking over a stream: the keys of a session, then the claim of the next generation.
+//!
+//! Invariant: nothing is written under a claim before the claim and the session's keys are durable.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use breakwater_core::{Clock, Entropy, Generation, SessionId};
+use breakwater_crypto::Secret;
+use breakwater_crypto::recipient::Recipient;
+use breakwater_storage::Payload;
+
+use super::StreamError;
+use super::keys::{StreamKeys, salt};
+use crate::format::ObjectName;
+use crate::format::log::{Continues, StreamClaim};
+use crate::format::record::RecordKind;
+use crate::regions::RegionSet;
+
+/// What a writer needs of its surroundings.
+#[derive(Clone, Debug)]
+pub(super) struct Surroundings {
+    pub(super) regions: RegionSet,
+    pub(super) keys: StreamKeys,
+    pub(super) recipients: Vec<Recipient>,
+    pub(super) facts: serde_json::Value,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<dyn Entropy>,
+    /// How long a claim is tried.
+    pub(super) patience: Duration,
+}
+
+/// A session with its secret.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) secret: Secret,
+}
+
+impl Surroundings {
+    /// Makes a session and stores its keys.
+    pub(super) async fn new_session(&self) -> Result<Session, StreamError> {
+        let now = self.clock.now();
+        let session = Session { id: SessionId::v7(now, &*self.entropy), secret: Secret::generate(&*self.entropy) };
+        let (name, payload) =
+            self.keys.seal_session(session.id, &session.secret, &self.recipients, now, &*self.entropy)?;
+        self.regions.create(&name.to_string(), payload, self.patience).await?;
+        Ok(session)
+    }
+
+    /// Claims `generation` for `session`.
+    pub(super) async fn claim(
+        &self,
+        generation: Generation,
+        session: &Session,
+        continues: Option<Continues>,
+    ) -> Result<StreamClaim, StreamError> {
+        let claim =
+            StreamClaim { generation, session: session.id, continues, facts: self.facts.clone(), at: self.clock.now() };
+        let name = ObjectName::StreamClaim(self.keys.source, generation, session.id);
+        let sealed =
+            self.keys.record().seal(self.keys.suite, RecordKind::StreamClaim, salt(&*self.entropy), &name, &claim);
+        let payload = Payload::from(sealed.map_err(StreamError::format(&name))?);
+        self.regions.create(&name.to_string(), payload, self.patience).await?;
+        tracing::info!(source = %self.keys.source, %generation, session = %session.id, "stream claimed");
+        Ok(claim)
+    }
+
+    /// An error when a writer after `generation` and `session` has claimed the stream.
+    pub(super) async fn check_fence(&self, generation: Generation, session: SessionId) -> Result<(), StreamError> {
+        let listing = self.regions.list(&ObjectName::meta_prefix(self.keys.source, "stream")).await?;
+        for object in listing.objects {
+            if let Some(ObjectName::StreamClaim(_, other, by)) = ObjectName::parse(&object.name)
+                && (other, by) > (generation, session)
+            {
+                return Err(StreamError::Fenced(other.0));
+            }
+        }
+        Ok(())
+    }
+}

@@ -26,6 +26,9 @@ use export::Exporter;
 /// The environment variable with directives for the log, like `info,breakwater_repository=debug`.
 pub const LOG_VARIABLE: &str = "BREAKWATER_LOG";
 
+/// The environment variable with the form of the log, `text` or `json`, which comes before the configuration's.
+pub const FORMAT_VARIABLE: &str = "BREAKWATER_LOG_FORMAT";
+
 /// The environment variable that names the collector where the configuration does not.
 pub const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
@@ -37,7 +40,7 @@ pub struct TelemetryConfig {
     /// The collector's OTLP/gRPC address, like `http://127.0.0.1:4317`. `None`: that of `OTEL_EXPORTER_OTLP_ENDPOINT`, else
     /// traces go nowhere.
     pub otlp_endpoint: Option<String>,
-    /// The form of the log.
+    /// The form of the log; `BREAKWATER_LOG_FORMAT` comes before it.
     pub log_format: LogFormat,
     /// The least severe level in the log; `BREAKWATER_LOG` comes before it.
     pub level: Level,
@@ -86,13 +89,14 @@ impl std::error::Error for BadLogFormat {}
 /// Starts logging and tracing for this process. Keep the guard until the end of the program, then call
 /// [`Guard::shutdown`], or the last spans are lost.
 ///
-/// A wrong endpoint or filter is a warning in the log, never an error. When the process has a subscriber already, that
+/// A wrong endpoint, filter or format is a warning in the log, never an error. When the process has a subscriber already, that
 /// one stays and this call changes nothing.
 pub fn init(config: &TelemetryConfig) -> Guard {
     let endpoint = config.otlp_endpoint.clone().or_else(|| std::env::var(ENDPOINT_VARIABLE).ok());
     let directives = std::env::var(LOG_VARIABLE).ok();
+    let format = std::env::var(FORMAT_VARIABLE).ok();
     let ansi = std::io::stderr().is_terminal();
-    let parts = Parts { endpoint, directives, ansi, writer: BoxMakeWriter::new(std::io::stderr) };
+    let parts = Parts { endpoint, directives, format, ansi, writer: BoxMakeWriter::new(std::io::stderr) };
     let (dispatch, guard, complaints) = assemble(config, parts);
     if dispatch.try_init().is_err() {
         tracing::debug!("a tracing subscriber is set already and stays");
@@ -107,6 +111,7 @@ pub fn init(config: &TelemetryConfig) -> Guard {
 struct Parts {
     endpoint: Option<String>,
     directives: Option<String>,
+    format: Option<String>,
     ansi: bool,
     writer: BoxMakeWriter,
 }
@@ -133,11 +138,23 @@ fn assemble(config: &TelemetryConfig, parts: Parts) -> (Dispatch, Guard, Vec<Str
 
     let filter = filter(config.level, parts.directives.as_deref(), &mut complaints);
     let lines = tracing_subscriber::fmt::layer().with_writer(parts.writer).with_ansi(parts.ansi);
-    let lines = match config.log_format {
+    let format = log_format(config.log_format, parts.format.as_deref(), &mut complaints);
+    let lines = match format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().boxed(),
     };
     (Registry::default().with(spans).with(lines.with_filter(filter)).into(), guard, complaints)
+}
+
+fn log_format(configured: LogFormat, named: Option<&str>, complaints: &mut Vec<String>) -> LogFormat {
+    match named.filter(|named| !named.is_empty()).map(str::parse) {
+        Some(Ok(format)) => format,
+        Some(Err(error)) => {
+            complaints.push(format!("{FORMAT_VARIABLE} is ignored: {error}"));
+            configured
+        }
+        None => configured,
+    }
 }
 
 fn filter(level: Level, directives: Option<&str>, complaints: &mut Vec<String>) -> EnvFilter {
@@ -178,6 +195,7 @@ mod tests {
         let parts = Parts {
             endpoint: None,
             directives: directives.map(str::to_owned),
+            format: None,
             ansi: false,
             writer: BoxMakeWriter::new(move || sink.clone()),
         };
@@ -214,6 +232,14 @@ mod tests {
         let (text, complaints) = log(&TelemetryConfig::new("test"), Some("info,x=nonsense"));
         assert!(text.contains("slow region"), "{text}");
         assert!(complaints[0].contains("BREAKWATER_LOG"), "{complaints:?}");
+    }
+
+    #[test]
+    fn the_environment_names_the_format() {
+        let mut complaints = Vec::new();
+        let mut named = |name: &str| log_format(LogFormat::Text, Some(name), &mut complaints);
+        assert_eq!((named("json"), named(""), named("xml")), (LogFormat::Json, LogFormat::Text, LogFormat::Text));
+        assert!(complaints[0].contains("BREAKWATER_LOG_FORMAT") && complaints[0].contains("xml"), "{complaints:?}");
     }
 
     #[test]

@@ -72,6 +72,10 @@ impl FrameReader {
         &self.order
     }
 
+    pub(crate) const fn structure(&self) -> &Secret {
+        &self.structure
+    }
+
     /// The secret of `session`; needs a recipient's key.
     pub async fn session_secret(&self, session: SessionId) -> Result<Secret, RepositoryError> {
         if let Some(secret) = self.cache().secrets.get(&session) {

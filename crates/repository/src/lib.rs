@@ -5,8 +5,9 @@
 //!
 //! Reading order: [`mod@format`] (what lies on disk, pure), [`repository`] and [`create`] (the opened handle), [`region`],
 //! [`regions`] (several regions written as one), [`session`] (writing one snapshot), [`fetch`] and [`frames`] (reading),
-//! [`snapshots`], [`content`].
+//! [`snapshots`], [`content`], [`check`].
 
+pub mod check;
 pub mod content;
 pub mod create;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod snapshots;
 pub mod source;
 pub mod stream;
 
+pub use check::{CheckOptions, CheckReport, Verdict};
 pub use content::ContentReader;
 pub use create::{CreateOptions, Created};
 pub use error::{Cause, RepositoryError, Trouble};

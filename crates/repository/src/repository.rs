@@ -69,6 +69,8 @@ struct Keyring {
     keys: DomainKeys,
     recipients: Vec<Recipient>,
     recipient: Option<RecipientKey>,
+    /// The repository's root; only recipients have it.
+    root: Option<Secret>,
 }
 
 impl Repository {
@@ -318,6 +320,10 @@ impl Repository {
         self.inner.keyring.recipient.as_ref().ok_or(RepositoryError::NeedsRecipient { what })
     }
 
+    pub(crate) fn root(&self) -> Option<&Secret> {
+        self.inner.keyring.root.as_ref()
+    }
+
     pub(crate) fn descriptor_bytes(&self) -> &Bytes {
         &self.inner.descriptor_bytes
     }
@@ -354,6 +360,7 @@ impl Keyring {
             keys: DomainKeys { id_key: key.id_key, structure_root: key.structure_root },
             recipients: key.recipients,
             recipient: None,
+            root: None,
         })
     }
 
@@ -384,6 +391,7 @@ impl Keyring {
                         keys: DomainKeys::of_root(&domain_root),
                         recipients: record.recipients,
                         recipient: Some(key),
+                        root: Some(root),
                     });
                 }
                 Err(trouble) => causes.push(region.cause(trouble)),

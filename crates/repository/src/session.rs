@@ -2,13 +2,14 @@
 //!
 //! Order on write: session keys, open record, packs, manifest. Each step is durable before the next one begins.
 //!
-//! Reading order: this page (begin), [`keys`], [`pack_writer`], [`writer`], [`commit`], [`fence`], [`resume`].
+//! Reading order: this page (begin), [`keys`], [`pack_writer`], [`writer`], [`commit`], [`fence`], [`settle`], [`resume`].
 
 pub mod commit;
 pub mod fence;
 pub mod keys;
 pub mod pack_writer;
 pub mod resume;
+pub mod settle;
 pub mod writer;
 
 use breakwater_core::{Attempt, JobId, SessionId, SnapshotId, SourceUid, Timestamp};
@@ -27,6 +28,7 @@ pub use fence::FenceOutcome;
 pub use keys::SessionKey;
 pub use pack_writer::{FrameTicket, PackWriter, SealedFrame, SealedPack};
 pub use resume::{DeadSession, DeadSessions, PackFooter, SessionFooters};
+pub use settle::Settled;
 pub use writer::{ObjectWriter, RegionAnswer, RegionDecision, RegionWriter};
 
 /// What a session is about to do.

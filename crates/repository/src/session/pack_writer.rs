@@ -223,33 +223,3 @@ fn finish_pack(
     parts.push(sealed.bytes.into());
     Ok(Payload::from(parts))
 }
-
-/// Seals a whole pack at once from chunks that are in memory: what segments and tails of a log are. `json` goes into the
-/// footer. Answers the object's bytes.
-pub fn seal_whole(
-    session: &SessionKey,
-    name: &ObjectName,
-    chunks: &[(FrameContent, Bytes)],
-    json: Vec<u8>,
-) -> Result<Payload, FormatError> {
-    let key = session.new_pack(KeyKind::Content)?;
-    let mut end = u32::try_from(HEADER_LENGTH).expect("the header is short");
-    let (mut frames, mut bytes) = (Vec::new(), Vec::new());
-    for (number, (content, payload)) in chunks.iter().enumerate() {
-        let number = u32::try_from(number)
-            .ok()
-            .filter(|number| *number < FRAMES_MAX)
-            .ok_or_else(|| FormatError::damaged("pack", "it would have too many frames"))?;
-        let frame = key.seal_frame(number, content, payload)?;
-        let FrameContent { class, codec, plain, id } = *content;
-        let stored = u32::try_from(payload.len() + 16).expect("the seal above took it");
-        frames.push(FooterFrame { id, origin: 0, number, offset: end, stored, plain, codec, class });
-        end = u32::try_from(frame.len())
-            .ok()
-            .and_then(|length| end.checked_add(length))
-            .ok_or_else(|| FormatError::damaged("pack", "it would be too long"))?;
-        bytes.push(Bytes::from(frame));
-    }
-    let footer = Footer { origins: vec![key.origin()], frames, json };
-    finish_pack(session, &key, name, &footer, bytes, u64::from(end))
-}

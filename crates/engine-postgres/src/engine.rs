@@ -5,6 +5,7 @@ use std::sync::Arc;
 use breakwater_engine::{BackupRequest, BackupSession, Engine, EngineError, LogSource, Probe};
 
 use crate::log::PostgresLog;
+use crate::restore::PostgresRestorer;
 use crate::settings::PostgresSettings;
 use crate::{KIND, backup, probe};
 
@@ -18,6 +19,11 @@ impl PostgresEngine {
     /// The engine for the cluster that `settings` name. Nothing is connected yet.
     pub fn new(settings: PostgresSettings) -> Self {
         PostgresEngine { settings: Arc::new(settings) }
+    }
+
+    /// A restorer that looks for programs where this source's settings say.
+    pub fn restorer(&self) -> PostgresRestorer {
+        PostgresRestorer { program_directory: self.settings.program_directory.clone(), ..PostgresRestorer::default() }
     }
 }
 

@@ -1,10 +1,18 @@
-//! PostgreSQL as a source: its connections, its log, its replication stream.
+//! PostgreSQL as a source: backups of a running cluster, its log as a stream, and the way back to any moment.
+//!
+//! Reading order: [`settings`] and [`connection`] (which cluster); [`control`] and `server` (what it says on disk and by SQL);
+//! `probe` and [`discover`] (what stands in the way, what is there). A backup: `backup` (the session), `walk` and `layout`
+//! (what belongs into it), `reader` and `page_checksum` (its bytes), `config_files` and [`facts`] (what goes along). The log:
+//! [`wal`] (its bytes), [`walsender`] (the protocol), `slot`, `log` and `log_stream` (the source), `watermark`. A restore:
+//! [`restore`], `target` and `conf` (the directory), [`fetch`] (how the server gets its log), [`programs`], `postmaster` and
+//! `recovery`.
 
 mod backup;
 mod conf;
 mod config_files;
 pub mod connection;
 pub mod control;
+pub mod discover;
 pub mod engine;
 pub mod facts;
 mod failure;

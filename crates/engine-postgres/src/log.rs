@@ -13,9 +13,12 @@ use crate::server::{Server, connect, parse_lsn};
 use crate::settings::PostgresSettings;
 use crate::slot::{self, Slot};
 use crate::wal::TimelineHistory;
-use crate::walsender::{SystemIdentity, WalSender};
+use crate::walsender::{SystemIdentity, WalSender, WalSenderError};
 use crate::watermark::flush_position;
 
+/// How long a slot that is still in use is waited for: the server may not have noticed yet that our last stream is gone.
+const SLOT_PATIENCE: Duration = Duration::from_secs(5);
+const SLOT_RETRY: Duration = Duration::from_millis(250);
 /// How long a nudge may take to be flushed.
 const NUDGE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -61,21 +64,8 @@ impl PostgresLog {
         }
         Ok(Open { client, server, walsender, identity })
     }
-}
 
-#[async_trait::async_trait]
-impl LogSource for PostgresLog {
-    async fn facts(&self) -> Result<LogFacts, EngineError> {
-        let mut open = self.connect().await?;
-        let slot = slot::ensure(&open.client, &open.server, &mut open.walsender, &self.settings).await?;
-        Ok(LogFacts {
-            identity: open.server.system_id.to_string(),
-            segment_size: open.server.segment_size.bytes(),
-            facts: facts(&open.server, &self.settings.slot, &slot),
-        })
-    }
-
-    async fn open(&self, start: LogStart) -> Result<Box<dyn LogStream>, EngineError> {
+    async fn try_open(&self, start: LogStart) -> Result<Box<dyn LogStream>, EngineError> {
         let mut open = self.connect().await?;
         let slot = slot::ensure(&open.client, &open.server, &mut open.walsender, &self.settings).await?;
         let history = history(&mut open.walsender, open.identity.timeline).await?;
@@ -95,6 +85,31 @@ impl LogSource for PostgresLog {
         };
         let stream = PostgresLogStream::open(Arc::clone(&self.settings), &open.server, open.walsender, start).await?;
         Ok(Box::new(stream))
+    }
+}
+
+#[async_trait::async_trait]
+impl LogSource for PostgresLog {
+    async fn facts(&self) -> Result<LogFacts, EngineError> {
+        let mut open = self.connect().await?;
+        let slot = slot::ensure(&open.client, &open.server, &mut open.walsender, &self.settings).await?;
+        Ok(LogFacts {
+            identity: open.server.system_id.to_string(),
+            segment_size: open.server.segment_size.bytes(),
+            facts: facts(&open.server, &self.settings.slot, &slot),
+        })
+    }
+
+    async fn open(&self, start: LogStart) -> Result<Box<dyn LogStream>, EngineError> {
+        let deadline = tokio::time::Instant::now() + SLOT_PATIENCE;
+        loop {
+            match self.try_open(start).await {
+                Err(error) if is_in_use(&error) && tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(SLOT_RETRY).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     async fn nudge(&self) -> Result<LogPosition, EngineError> {
@@ -142,6 +157,13 @@ impl LogSource for PostgresLog {
             }),
         }
     }
+}
+
+/// Whether another stream holds the slot, as opposed to a conflict that waiting does not mend.
+fn is_in_use(error: &EngineError) -> bool {
+    let source = error.source.as_ref().and_then(|source| source.downcast_ref::<WalSenderError>());
+    // object_in_use
+    source.and_then(WalSenderError::server_error).is_some_and(|error| error.sqlstate == "55006")
 }
 
 fn facts(server: &Server, name: &str, slot: &Slot) -> serde_json::Value {

@@ -238,6 +238,19 @@ async fn slot_findings(
                 &[&drop_line],
             ));
         }
+        (Some("physical"), Some("unreserved")) => {
+            let what = format!(
+                "the slot {} is about to be lost: the server will soon remove log that is not stored",
+                settings.slot
+            );
+            let line = "ALTER SYSTEM SET max_slot_wal_keep_size = '50GB';";
+            findings.push(finding(
+                Severity::Warning,
+                what,
+                "let the stream catch up, or raise the bound now",
+                &[line, "SELECT pg_reload_conf();"],
+            ));
+        }
         (Some("physical"), _) => {}
         (Some(other), _) => {
             let what = format!("the slot {} is a {other} one, of somebody else", settings.slot);

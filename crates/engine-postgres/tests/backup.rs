@@ -280,3 +280,27 @@ async fn a_backup_whose_connection_is_lost_never_ends_well() {
     let error = session.finish().await.unwrap_err();
     assert_eq!(error.kind, EngineErrorKind::Unreachable, "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_on_a_disk_of_its_own_comes_back_as_a_plain_directory() {
+    let cluster = Cluster::builder(Version::V17).wal_segment_size(1).start().await.unwrap();
+    cluster.psql("create table t as select g as n from generate_series(1, 100) g").await.unwrap();
+    cluster.stop(Stop::Fast).await.unwrap();
+    let disk = temp_dir("disk").unwrap();
+    let wal = cluster.data_dir().join("pg_wal");
+    let moved = std::process::Command::new("mv").arg(&wal).arg(disk.path().join("wal")).status().unwrap();
+    assert!(moved.success());
+    std::os::unix::fs::symlink(disk.path().join("wal"), &wal).unwrap();
+    cluster.start().await.unwrap();
+
+    let dir = temp_dir("copy").unwrap();
+    let target = dir.path().join("data");
+    let taken = back_up(&engine(&cluster), &target, QUIET).await.unwrap();
+    let paths = taken.paths();
+    let of_wal: Vec<_> = paths.iter().filter(|path| path.starts_with("pg_wal")).collect();
+    assert_eq!(of_wal, ["pg_wal", "pg_wal/archive_status", "pg_wal/summaries"]);
+    assert!(target.join("pg_wal").symlink_metadata().unwrap().is_dir());
+    lay_log(&cluster, &target);
+    let restored = Cluster::open(Version::V17, &target).start().await.unwrap();
+    assert_eq!(restored.psql("select count(*) from t").await.unwrap(), "100");
+}

@@ -1,1 +1,7 @@
-fn main() {}
+//! `brctl`: how a person drives Breakwater.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    breakwater_brctl::run()
+}

@@ -1,0 +1,44 @@
+//! `backup`: starting one.
+
+use breakwater_core::Clock;
+use breakwater_core::Uid;
+use breakwater_proto::v1;
+use breakwater_runtime::{SystemClock, SystemEntropy};
+
+use crate::args::job::{BackupArgs, BackupCommand};
+use crate::command::{Desk, Ended, job};
+use crate::failure::Failure;
+
+pub(super) async fn run(desk: &Desk, command: BackupCommand) -> Ended {
+    let BackupCommand::Run(args) = command;
+    refuse_later(&args)?;
+    let client = desk.client()?;
+    let request = v1::RunBackupRequest {
+        name: args.name,
+        namespace: desk.namespace(),
+        read: args.read,
+        mode: args.mode.word().to_owned(),
+        request_id: args.request_id.unwrap_or_else(request_id),
+    };
+    let jobs = client.call(client.operator().run_backup(request)).await?.jobs;
+    job::follow(desk, jobs, args.wait).await
+}
+
+/// Refuses by name what the contract has and this version has not.
+fn refuse_later(args: &BackupArgs) -> Result<(), Failure> {
+    if let Some(level) = &args.verify {
+        return Err(Failure::refused(format!("--verify {level} is not in this version"))
+            .hint("brctl repository check NAME --read-data after the backup"));
+    }
+    if !args.regions.is_empty() {
+        return Err(Failure::refused(
+            "--region is not in this version: a backup goes to all regions of its repository",
+        ));
+    }
+    Ok(())
+}
+
+/// A new id, so that a request that is sent twice does its work once.
+pub(super) fn request_id() -> String {
+    Uid::v7(SystemClock.now(), &SystemEntropy).to_string()
+}

@@ -1,0 +1,204 @@
+//! `repository`: making one, showing it, checking it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use breakwater_core::{Clock, DomainName, Entropy, Name};
+use breakwater_proto::v1;
+use breakwater_repository::regions::Role;
+use breakwater_repository::{CreateOptions, Created, Place, Repository};
+use breakwater_runtime::{SystemClock, SystemEntropy};
+use breakwater_storage::Storage;
+use serde_json::{Value, json};
+
+use crate::args::repository::{CheckArgs, CreateArgs, RepositoryCommand};
+use crate::command::{Desk, Ended, Ending, backup, get, job};
+use crate::failure::Failure;
+use crate::output::yaml;
+use crate::settings;
+
+pub(super) async fn run(desk: &Desk, command: RepositoryCommand) -> Ended {
+    match command {
+        RepositoryCommand::Create(args) => create(desk, args).await,
+        RepositoryCommand::Show { name } => show(desk, name).await,
+        RepositoryCommand::Check(args) => check(desk, args).await,
+    }
+}
+
+async fn show(desk: &Desk, name: Option<String>) -> Ended {
+    let name = named(desk, name)?;
+    let objects = get::objects(desk, "repository", &name).await?;
+    let value = objects.into_iter().next().unwrap_or_default();
+    desk.output.item(&value, &name, || yaml(&value))?;
+    Ok(Ending::OK)
+}
+
+async fn check(desk: &Desk, args: CheckArgs) -> Ended {
+    let repository = named(desk, args.name)?;
+    let client = desk.client()?;
+    let request = v1::RunCheckRequest {
+        namespace: desk.namespace(),
+        repository,
+        read_data: args.read_data,
+        request_id: backup::request_id(),
+    };
+    let jobs = client.call(client.operator().run_check(request)).await?.jobs;
+    job::follow(desk, jobs, args.wait).await
+}
+
+/// The name that was given, as an argument or as `--repository`.
+fn named(desk: &Desk, name: Option<String>) -> Result<String, Failure> {
+    name.or_else(|| desk.settings.repository.clone())
+        .ok_or_else(|| Failure::usage("which repository?").hint("brctl get repository lists them"))
+}
+
+async fn create(desk: &Desk, args: CreateArgs) -> Ended {
+    let name = Name::new(&args.name).map_err(|bad| Failure::usage(format!("--name: {bad}")))?;
+    let keys = [&args.writer_key_out, &args.key_out, &args.recovery_key_out];
+    let created = make(&args.regions, args.commit, &args.domain, &keys).await?;
+    let id = created.repository.id().to_string();
+    let object = declaration(name.as_str(), &created.regions, args.commit);
+    let shown = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+    let value = json!({
+        "repository": id,
+        "fingerprint": created.repository.fingerprint().to_string(),
+        "suite": created.repository.suite().to_string(),
+        "writer_key": shown(&args.writer_key_out),
+        "key": shown(&args.key_out),
+        "recovery_key": shown(&args.recovery_key_out),
+        "object": object,
+    });
+    desk.output.item(&value, &id, || yaml(&object))?;
+    desk.output.note(format!("repository {id} is made; the recovery key has opened it once"));
+    desk.output.note(format!(
+        "keep {} apart from this machine and from the repository: without it or {} no backup can be opened",
+        shown(&args.recovery_key_out),
+        shown(&args.key_out)
+    ));
+    desk.output.note(format!(
+        "put {} into the `keys` directory of each agent, as a .json file of mode 0600; to restore there, {} as well",
+        shown(&args.writer_key_out),
+        shown(&args.key_out)
+    ));
+    Ok(Ending::OK)
+}
+
+/// A repository that was just made.
+pub(crate) struct Made {
+    /// Opened with its primary key.
+    pub(crate) repository: Repository,
+    /// Its regions: name and place.
+    pub(crate) regions: Vec<(String, String)>,
+}
+
+/// Makes a repository in `regions` (`NAME=URL` each) and writes its writer, daily and recovery key to new files. When a
+/// key cannot be written, what was made is of no use to anybody, and the error says so.
+pub(crate) async fn make(regions: &[String], commit: u32, domain: &str, keys: &[&PathBuf; 3]) -> Result<Made, Failure> {
+    let mut named = Vec::new();
+    for text in regions {
+        let (Some(name), url) = settings::region(text)? else {
+            return Err(Failure::usage(format!("--region {text}: the region has no name (hint: --region NAME=URL)")));
+        };
+        named.push((name, url));
+    }
+    if commit == 0 || usize::try_from(commit).is_ok_and(|commit| commit > named.len()) {
+        return Err(Failure::usage(format!("--commit {commit} is not between 1 and the {} regions", named.len())));
+    }
+    let domain = DomainName::new(domain).map_err(|bad| Failure::usage(format!("--domain: {bad}")))?;
+    check_key_files(keys)?;
+    let mut places = Vec::new();
+    for (name, url) in &named {
+        places.push(Place::new(name, Role::Sync, Storage::open(url)?));
+    }
+    let options = CreateOptions { domain, ..CreateOptions::default() };
+    let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+    let Created { repository, writer_key, key, recovery_key } =
+        Repository::create(places, options, clock, entropy).await?;
+    let [writer_path, key_path, recovery_path] = keys;
+    // The recovery key first: whoever has it can open everything.
+    let written = recovery_key
+        .write_new(recovery_path)
+        .and_then(|()| key.write_new(key_path))
+        .and_then(|()| writer_key.write_new(writer_path));
+    written.map_err(|error| {
+        Failure::from(error)
+            .doing(format!("repository {} was made, but not all of its keys could be written", repository.id()))
+            .hint("nothing is in it yet: remove the regions' directories and the key files, then create it again")
+    })?;
+    Ok(Made { repository, regions: named })
+}
+
+/// Refuses key files that exist, lie in a directory that does not, or are one and the same.
+fn check_key_files(keys: &[&PathBuf; 3]) -> Result<(), Failure> {
+    for (index, path) in keys.iter().enumerate() {
+        if keys.iter().skip(index + 1).any(|other| other == path) {
+            return Err(Failure::usage(format!("two keys cannot be written to one file: {}", path.display())));
+        }
+        if path.symlink_metadata().is_ok() {
+            return Err(Failure::refused(format!("key file exists: {}", path.display()))
+                .hint("name another file, a key is never overwritten"));
+        }
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !parent.is_dir() {
+            return Err(Failure::refused(format!("the directory for key file {} does not exist", path.display())));
+        }
+    }
+    Ok(())
+}
+
+/// The Repository object, ready to apply.
+pub(crate) fn declaration(name: &str, regions: &[(String, String)], commit: u32) -> Value {
+    let regions: Vec<Value> =
+        regions.iter().map(|(name, url)| json!({"name": name, "url": url, "role": "sync"})).collect();
+    json!({
+        "apiVersion": "breakwater/v1",
+        "kind": "Repository",
+        "metadata": {"name": name},
+        "spec": {"regions": regions, "commit": commit},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn keys_are_written_and_the_declaration_can_be_applied() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let keys = [&path("writer.json"), &path("key.json"), &path("recovery.json")];
+        let regions = [format!("one={}", path("r1").display()), format!("two={}", path("r2").display())];
+        let made = make(&regions, 1, "default", &keys).await.unwrap();
+        for key in keys {
+            assert!(key.is_file(), "{}", key.display());
+        }
+        let text = yaml(&declaration("main", &made.regions, 1));
+        let namespace = Name::new("default").unwrap();
+        let read = breakwater_controller::objects::document::parse(&text, &namespace).unwrap();
+        assert_eq!(read[0].name.as_str(), "main");
+
+        let again = make(&regions, 1, "default", &keys).await.map(|_| ()).unwrap_err();
+        assert!(again.code() == 4 && again.message().contains("writer.json"), "{again}");
+        let others = [&path("w2"), &path("k2"), &path("r2key")];
+        let occupied = make(&regions, 1, "default", &others).await.map(|_| ()).unwrap_err();
+        assert!(occupied.code() == 4, "{occupied}");
+        assert!(!path("w2").exists(), "no key of a repository that was not made");
+    }
+
+    #[tokio::test]
+    async fn slips_are_named_before_anything_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let region = format!("one={}", path("r1").display());
+        let (w, k, r) = (path("w"), path("k"), path("r"));
+        let check = async |regions: &[String], commit: u32, keys: [&PathBuf; 3], code: u8| {
+            let error = make(regions, commit, "default", &keys).await.map(|_| ()).unwrap_err();
+            assert_eq!(error.code(), code, "{error}");
+            assert!(!path("r1").exists());
+        };
+        check(&[path("r1").display().to_string()], 1, [&w, &k, &r], 2).await;
+        check(std::slice::from_ref(&region), 2, [&w, &k, &r], 2).await;
+        check(std::slice::from_ref(&region), 1, [&w, &k, &w], 2).await;
+        check(std::slice::from_ref(&region), 1, [&w, &k, &path("absent/r")], 4).await;
+    }
+}

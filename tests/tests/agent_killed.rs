@@ -27,7 +27,8 @@ async fn the_next_attempt_uploads_nothing_twice() -> Result<()> {
     ledger.wait_for_more(5).await;
 
     let mut backup = fleet.brctl().start(&["backup", "run", "app-plan", "--wait", "-o", "json"])?;
-    let packs = async || Some(fleet.region("east").names("/pack/")).filter(|packs| packs.keys().any(is_content));
+    let packs =
+        async || Some(fleet.region("east").names("/pack/")).filter(|packs| packs.keys().any(|name| is_content(name)));
     wait::until("the first pack of the backup", Duration::from_secs(60), packs).await;
     fleet.agent().kill9().await?;
     let uploaded: BTreeSet<String> = fleet.packs().await?.packs;
@@ -61,7 +62,7 @@ async fn the_next_attempt_uploads_nothing_twice() -> Result<()> {
     Ok(())
 }
 
-fn is_content(name: &String) -> bool {
+fn is_content(name: &str) -> bool {
     name.starts_with("data/")
 }
 

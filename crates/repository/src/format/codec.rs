@@ -1,11 +1,20 @@
 //! Compression and the classes of content.
 
+use std::cell::RefCell;
+
 use serde::{Deserialize, Serialize};
 
 use super::FormatError;
 
 /// No chunk is longer than this before compression; what claims more is damage.
 pub const PLAIN_LENGTH_MAX: u32 = 256 << 20;
+
+thread_local! {
+    /// Making a compressor costs more than compressing one extent, so each thread keeps its last one.
+    static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+        RefCell::new(zstd::bulk::Decompressor::new().ok());
+}
 
 /// How a chunk was compressed before it was sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -44,7 +53,9 @@ impl Codec {
         }
         let plain = match self {
             Codec::None => stored,
-            Codec::Zstd => zstd::bulk::decompress(&stored, plain_length as usize)
+            Codec::Zstd => DECOMPRESSOR
+                .with_borrow_mut(|tool| tool.as_mut().map(|tool| tool.decompress(&stored, plain_length as usize)))
+                .unwrap_or_else(|| zstd::bulk::decompress(&stored, plain_length as usize))
                 .map_err(|_| FormatError::damaged("frame", "its content cannot be decompressed"))?,
         };
         if plain.len() == plain_length as usize { Ok(plain) } else { Err(wrong()) }
@@ -52,7 +63,13 @@ impl Codec {
 
     /// Compresses `plain` at zstd `level`, or answers it unchanged where that saves less than one part in 32.
     pub fn encode(plain: &[u8], level: i32) -> std::io::Result<(Codec, Vec<u8>)> {
-        let compressed = zstd::bulk::compress(plain, level)?;
+        let compressed = COMPRESSOR.with_borrow_mut(|slot| {
+            let tool = match slot {
+                Some((known, tool)) if *known == level => tool,
+                _ => &mut slot.insert((level, zstd::bulk::Compressor::new(level)?)).1,
+            };
+            tool.compress(plain)
+        })?;
         if compressed.len() < plain.len() - plain.len() / 32 {
             return Ok((Codec::Zstd, compressed));
         }

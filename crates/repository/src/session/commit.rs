@@ -105,6 +105,12 @@ impl BackupSession {
             }
         }
         if tally.held.is_empty() {
+            // A region that was never seen is not among the answers, but it may hold the manifest.
+            for region in self.repository.regions() {
+                if !decisions.iter().any(|decision| decision.name == region.name()) {
+                    tally.open.push(format!("{}: not asked, it was never seen", region.name()));
+                }
+            }
             // Only a fence in every region's register rules out that some region shows the manifest.
             return match fences.into_iter().next() {
                 Some(fence) if tally.open.is_empty() => Ok(CommitOutcome::Fenced { reason: fence.reason }),

@@ -16,6 +16,9 @@ use crate::format::record::RecordKind;
 use crate::region::{READ_DEADLINE, Region, within};
 use crate::repository::Repository;
 
+/// Characters of a fence's reason.
+const REASON_MAX: usize = 100;
+
 /// How an attempt at fencing ended.
 #[derive(Debug)]
 pub enum FenceOutcome {
@@ -39,7 +42,7 @@ impl Repository {
     ) -> Result<FenceOutcome, RepositoryError> {
         self.check_writable()?;
         let name = ObjectName::Register(source, snapshot, session);
-        let fence = Fence { snapshot, session, reason: reason.to_owned(), at: self.now() };
+        let fence = Fence { snapshot, session, reason: short(reason), at: self.now() };
         let mut bytes = Bytes::from(self.seal_record(source, RecordKind::Fence, &name, &fence)?);
         let mut committed = None;
         let mut silent = Vec::new();
@@ -93,6 +96,13 @@ impl Repository {
             Err(trouble) => Err(trouble),
         }
     }
+}
+
+/// A reason that keeps every fence shorter than any manifest, so that the length of a register tells which of the two it
+/// is without reading it in every region.
+fn short(reason: &str) -> String {
+    let printable = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+    reason.chars().take(REASON_MAX).map(printable).collect()
 }
 
 /// What a region's register holds after an attempt to put the fence there.

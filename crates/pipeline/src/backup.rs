@@ -1,0 +1,438 @@
+//! From a source into the regions.
+//!
+//! A listing becomes numbered work ([`work`]); threads read, name, compare, compress, seal and place one extent each
+//! ([`worker`]); what they find is put back into order ([`sequence`]) and assembled into leaves and tree entries
+//! ([`assemble`]); full packs go to the regions while the next one fills ([`packer`], [`upload`]). The manifest is written
+//! last, when everything it names, and the log it needs, is durable.
+//!
+//! Invariant: a crash at any moment leaves nothing that a later attempt does not either use or ignore.
+
+mod adopt;
+mod assemble;
+mod base;
+mod compress;
+mod ending;
+mod known;
+mod listing;
+mod packer;
+mod round;
+mod sequence;
+mod spool;
+mod structure;
+mod upload;
+mod work;
+mod worker;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use breakwater_core::{Chain, ErrorClass, LogPosition, SessionId, Timestamp};
+use breakwater_engine::{BackupEnd, BackupSession as EngineSession};
+use breakwater_repository::format::manifest::{self, Manifest, ManifestSource};
+use breakwater_repository::session::{CommitOutcome, RegionWriter};
+use breakwater_repository::{BackupSession, Class, FrameLocation, FrameReader, RepositoryError};
+use breakwater_runtime::ByteBudget;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use assemble::{Assembler, Figures};
+use base::Base;
+use known::Known;
+use packer::Packer;
+use round::{first_reason, round};
+use spool::{Spool, Spooled};
+use structure::{STRUCTURE_ROOM, StructurePacks};
+use worker::{Context, Stop};
+
+use crate::PipelineError;
+use crate::frames::Frames;
+use crate::progress::{Progress, Totals};
+use crate::rate::RateLimit;
+use crate::room::Room;
+
+pub use assemble::DamagedPage;
+
+/// What a pack takes beyond the size it is cut at: header, footer, and the ropes' own bookkeeping.
+const PACK_EXTRA: u64 = 1 << 20;
+
+/// What a compressor keeps for itself.
+const COMPRESSOR: u64 = 2 << 20;
+
+/// Room for the tree while it is written.
+const TREE_ROOM: u64 = 6 << 20;
+
+/// How long a stopped backup tries to give its session up; the next attempt does it otherwise.
+const FENCE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often an undecided commit is asked again.
+const COMMIT_TRIES: u32 = 5;
+
+/// Damaged pages that a manifest names.
+const DAMAGE_SHOWN: usize = 20;
+
+/// Answers once the log up to a position is durable in as many regions as the repository asks.
+pub type LogGate = Box<dyn FnOnce(LogPosition) -> BoxFuture<'static, Result<(), GateError>> + Send>;
+
+/// Why the log that a backup needs did not become durable.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct GateError {
+    /// What happened, for people.
+    pub reason: String,
+    /// What it means.
+    pub class: ErrorClass,
+}
+
+/// One backup to take.
+pub struct BackupJob {
+    /// The read in progress.
+    pub engine: Box<dyn EngineSession>,
+    /// The session that will hold it. Its intent names the bases and the dead sessions whose packs may be used.
+    pub session: Arc<BackupSession>,
+    /// Writes into the regions.
+    pub writer: RegionWriter,
+    /// The source, as the manifest is to name it.
+    pub source: ManifestSource,
+    /// The time that the snapshot was scheduled for.
+    pub scheduled: Option<Timestamp>,
+    /// The snapshot to compare with, one of the session's bases.
+    pub base: Option<Manifest>,
+    /// Where memory for buffers comes from.
+    pub budget: ByteBudget,
+    /// Threads that read, compress and seal; 0: as many as there are processors.
+    pub threads: usize,
+    /// Bytes per second to read from the source at most.
+    pub read_rate: Option<u64>,
+    /// Where the tree waits when it is too large for memory.
+    pub scratch: PathBuf,
+    /// Counters that the caller may watch.
+    pub progress: Arc<Progress>,
+    /// Stops the backup and gives its session up.
+    pub cancel: CancellationToken,
+    /// Asked before the commit when the copy needs a range of the log.
+    pub log_gate: Option<LogGate>,
+}
+
+impl fmt::Debug for BackupJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BackupJob")
+            .field("session", &self.session.id())
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How the commit went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Commit {
+    /// The snapshot is there.
+    Committed {
+        /// Regions that hold it.
+        held: Vec<String>,
+        /// Regions that will get it.
+        owed: Vec<String>,
+    },
+    /// Another attempt has committed the snapshot before; this one wrote no manifest.
+    AlreadyCommitted {
+        /// The session of that attempt.
+        session: SessionId,
+    },
+}
+
+/// What a backup has done.
+#[derive(Debug)]
+pub struct BackupOutcome {
+    /// The manifest, committed or, where another attempt was first, not.
+    pub manifest: Manifest,
+    /// How the commit went.
+    pub commit: Commit,
+    /// Figures.
+    pub totals: Totals,
+    /// Pages whose checksum was wrong in the source; the first hundred.
+    pub damaged: Vec<DamagedPage>,
+    /// How many there were.
+    pub damaged_count: u64,
+}
+
+/// Takes one backup. An error leaves no snapshot; what was uploaded until then is used by the next attempt that adopts the
+/// session. When it was cancelled, the session is fenced.
+pub async fn run_backup(job: BackupJob) -> Result<BackupOutcome, PipelineError> {
+    let (session, writer, cancel) = (Arc::clone(&job.session), job.writer.clone(), job.cancel.clone());
+    let result = run(job).await;
+    if cancel.is_cancelled() && matches!(result, Err(PipelineError::Cancelled)) {
+        give_up(&session, &writer).await;
+    }
+    result
+}
+
+async fn run(job: BackupJob) -> Result<BackupOutcome, PipelineError> {
+    let stop = Stop::below(&job.cancel);
+    let _stops_with_this_future = stop.guard();
+    let cancel = job.cancel.clone();
+    let (sender, receiver) = mpsc::channel(1);
+    let uploads = tokio::spawn(upload::upload(Arc::new(job.writer.clone()), receiver, stop.clone()));
+    let read = read(job, sender, &stop).await;
+    if read.is_err() {
+        stop.fail();
+    }
+    let uploaded =
+        uploads.await.unwrap_or_else(|error| Err(PipelineError::Defect(format!("uploading packs: {error}"))));
+    let read = match (read, uploaded) {
+        (Ok(read), Ok(())) => read,
+        (read, uploaded) => {
+            return Err(first_reason(read.map(drop), uploaded).err().unwrap_or(PipelineError::Cancelled));
+        }
+    };
+    let committing = read.commit();
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(PipelineError::Cancelled),
+        outcome = committing => outcome,
+    }
+}
+
+/// A backup whose content and structure are sealed, and durable once the uploads have ended.
+struct Read {
+    session: Arc<BackupSession>,
+    writer: RegionWriter,
+    log_gate: Option<LogGate>,
+    manifest: Manifest,
+    totals: Totals,
+    damaged: Vec<DamagedPage>,
+    damaged_count: u64,
+}
+
+async fn read(
+    job: BackupJob,
+    uploads: mpsc::Sender<breakwater_repository::session::SealedPack>,
+    stop: &Stop,
+) -> Result<Read, PipelineError> {
+    let BackupJob { mut engine, session, writer, source, scheduled, base, budget, threads, read_rate, scratch, .. } =
+        job;
+    let (progress, log_gate) = (job.progress, job.log_gate);
+    let repository = session.repository().clone();
+    let descriptor = repository.descriptor();
+    let (extent_size, pack_size) = (descriptor.extent_size, descriptor.pack_size);
+    let threads = if threads == 0 { std::thread::available_parallelism().map_or(2, usize::from) } else { threads };
+
+    // Everything that this run must have is taken at once, so that two runs never wait for each other's rest.
+    let per_thread = 4 * u64::from(extent_size) + COMPRESSOR;
+    let fixed = threads as u64 * per_thread + TREE_ROOM;
+    let pack_room = u64::from(pack_size) + PACK_EXTRA;
+    let all = fixed + STRUCTURE_ROOM + pack_room;
+    if all > budget.capacity() {
+        return Err(PipelineError::Budget { needed: all, capacity: budget.capacity() });
+    }
+    let mut own = tokio::select! {
+        biased;
+        () = stop.set() => return Err(PipelineError::Cancelled),
+        permit = budget.acquire(all) => permit,
+    };
+    let split = |permit: &mut breakwater_runtime::Permit, bytes| {
+        permit
+            .split(bytes)
+            .ok_or_else(|| PipelineError::Defect("a permit is smaller than what was asked for".to_owned()))
+    };
+    let content_room = Room::new(budget.clone(), split(&mut own, pack_room)?);
+    let structure_room = Room::new(budget.clone(), split(&mut own, STRUCTURE_ROOM)?);
+
+    let adopted = tokio::select! {
+        biased;
+        () = stop.set() => return Err(PipelineError::Cancelled),
+        adopted = adopt::adopt(&session, &writer) => adopted,
+    };
+    let (suite, id_key) = (repository.suite(), repository.id_key().clone());
+    let frames: Arc<dyn Frames> = Arc::new(FrameReader::new(&repository, session.source(), repository.read_order()));
+    let tree_of_base = base.as_ref().map(|base| base.tree.clone()).unwrap_or_default();
+    let mut compared = match &base {
+        Some(base) => Base::new(extent_size, &frames, &base.tree),
+        None => Base::none(extent_size),
+    };
+    let zeros = suite.chunk_id(&id_key, Class::Extent.byte(), &vec![0; extent_size as usize]);
+    let context = Arc::new(Context {
+        extent_size,
+        suite,
+        id_key: id_key.clone(),
+        known: Known::new(session.id(), adopted),
+        packer: Packer::new(session.content_packs(), pack_size, content_room, uploads.clone()),
+        progress: Arc::clone(&progress),
+        rate: RateLimit::new(read_rate),
+        stop: stop.clone(),
+        zeros,
+    });
+    let structure =
+        StructurePacks::new(session.structure_packs(), (suite, id_key), structure_room, uploads, stop.clone())?;
+
+    let assembler = Assembler::new(extent_size, structure, Spool::new(&scratch), Arc::clone(&progress));
+    let assembler = round(&context, threads, assembler, |queue| {
+        let (engine, base, progress) = (engine.as_mut(), &mut compared, &progress);
+        async move { listing::list(engine, base, &queue, extent_size, progress, stop).await }
+    })
+    .await?;
+    let (structure, early, figures) = blocking(move || assembler.finish()).await?;
+
+    let BackupEnd { mut entries, range, consistent_at, facts, warnings } = tokio::select! {
+        biased;
+        () = stop.set() => return Err(PipelineError::Cancelled),
+        end = engine.finish() => end.map_err(PipelineError::engine("ending the read of the source"))?,
+    };
+    entries.sort_by(|one, other| one.path.cmp(&other.path));
+    let assembler = Assembler::new(extent_size, structure, Spool::new(&scratch), Arc::clone(&progress));
+    let assembler = round(&context, threads, assembler, |queue| {
+        let progress = &progress;
+        async move {
+            let mut base = Base::none(extent_size);
+            for entry in entries {
+                if !listing::enqueue(entry, &mut base, &queue, extent_size, progress).await {
+                    break;
+                }
+            }
+            Ok(())
+        }
+    })
+    .await?;
+    let (late_figures, tree, structure_stored) =
+        blocking(move || end(assembler, early, &context, &tree_of_base)).await?;
+    drop(own);
+
+    let figures = figures.with(late_figures);
+    let totals = progress.totals();
+    let mut sessions = figures.sessions.clone();
+    sessions.extend(tree.iter().map(|frame| frame.pack.session));
+    let mut warnings = warnings;
+    warnings.extend(compared.warning());
+    warnings.extend(figures.damage_in_words());
+    let intent = session.intent();
+    let manifest = Manifest {
+        snapshot: intent.snapshot,
+        session: session.id(),
+        job: intent.job,
+        attempt: intent.attempt,
+        source,
+        domain: repository.domain().clone(),
+        scheduled,
+        started: session.started(),
+        finished: repository.now(),
+        consistent_at,
+        start: range.map(|range| range.start),
+        end: range.map(|range| range.end),
+        tree,
+        sessions: sessions.into_iter().collect(),
+        bases: intent.bases.clone(),
+        totals: manifest::Totals {
+            files: figures.files,
+            others: figures.others,
+            bytes: figures.bytes,
+            read: totals.read,
+            new: totals.new,
+            reused: totals.unchanged + totals.repeated,
+            zeros: totals.zeros,
+            stored: totals.stored + structure_stored,
+        },
+        warnings,
+        facts,
+    };
+    let Figures { damaged, damaged_count, .. } = figures;
+    Ok(Read { session, writer, log_gate, manifest, totals, damaged, damaged_count })
+}
+
+/// Ends the second round: the rest of the leaves, the tree, the last packs. Blocks the thread.
+fn end(
+    assembler: Assembler<StructurePacks>,
+    early: Spooled,
+    context: &Context,
+    base: &[FrameLocation],
+) -> Result<(Figures, Vec<FrameLocation>, u64), PipelineError> {
+    let (mut structure, late, figures) = assembler.finish()?;
+    context.packer.finish()?;
+    let tree = ending::write_tree(&mut structure, early, late, base)?;
+    Ok((figures, tree, structure.stored()))
+}
+
+impl Read {
+    /// Waits for the log, then commits.
+    async fn commit(self) -> Result<BackupOutcome, PipelineError> {
+        let Read { session, writer, log_gate, manifest, totals, damaged, damaged_count } = self;
+        if let (Some(end), Some(gate)) = (manifest.end, log_gate) {
+            gate(end).await.map_err(|source| PipelineError::LogNotDurable { position: end, source })?;
+        }
+        let commit = match decide(&session, &writer, &manifest).await? {
+            CommitOutcome::Committed { held, owed } => Commit::Committed { held, owed },
+            CommitOutcome::AlreadyCommitted { session } => Commit::AlreadyCommitted { session },
+            CommitOutcome::Fenced { reason } => return Err(PipelineError::Fenced { session: session.id(), reason }),
+        };
+        Ok(BackupOutcome { manifest, commit, totals, damaged, damaged_count })
+    }
+}
+
+async fn decide(
+    session: &BackupSession,
+    writer: &RegionWriter,
+    manifest: &Manifest,
+) -> Result<CommitOutcome, PipelineError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match session.commit(writer, manifest).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(error @ RepositoryError::Undecided { .. }) if tries < COMMIT_TRIES => {
+                tracing::warn!(session = %session.id(), error = %Chain(&error), "the commit is not decided yet");
+                tokio::time::sleep(Duration::from_millis(500 * u64::from(tries))).await;
+            }
+            Err(error) => return Err(PipelineError::repository("committing the snapshot", error)),
+        }
+    }
+}
+
+/// Fences the session of a stopped backup, so that nothing can commit it any more.
+async fn give_up(session: &BackupSession, writer: &RegionWriter) {
+    let register = (session.intent().snapshot, session.id());
+    let fencing = session.repository().fence(writer, session.source(), register, "stopped on request");
+    match tokio::time::timeout(FENCE_PATIENCE, fencing).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(session = %session.id(), error = %Chain(&error), "a stopped session could not be fenced")
+        }
+        Err(_) => tracing::warn!(session = %session.id(), "a stopped session could not be fenced in time"),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PipelineError> + Send + 'static,
+) -> Result<T, PipelineError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(PipelineError::Defect(format!("a thread of a backup: {error}"))),
+    }
+}
+
+impl Figures {
+    fn with(mut self, late: Figures) -> Figures {
+        self.files += late.files;
+        self.others += late.others;
+        self.bytes += late.bytes;
+        self.sessions.extend(late.sessions);
+        self.damaged.extend(late.damaged);
+        self.damaged_count += late.damaged_count;
+        self
+    }
+
+    fn damage_in_words(&self) -> Vec<String> {
+        let line = |page: &DamagedPage| {
+            format!(
+                "page {} of {} is damaged in the source: its checksum is wrong",
+                page.page,
+                page.path.escape_ascii()
+            )
+        };
+        let mut lines: Vec<String> = self.damaged.iter().take(DAMAGE_SHOWN).map(line).collect();
+        let more = self.damaged_count.saturating_sub(lines.len() as u64);
+        if more > 0 {
+            lines.push(format!("{more} more damaged pages"));
+        }
+        lines
+    }
+}

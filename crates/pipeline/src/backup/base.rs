@@ -1,0 +1,115 @@
+//! The snapshot that a backup compares with, read along in path order.
+//!
+//! Invariant: what cannot be read of the base costs a comparison, never the backup: from then on everything counts as new,
+//! and the reason becomes a warning.
+
+use std::sync::Arc;
+
+use breakwater_core::Chain;
+use breakwater_repository::format::FrameLocation;
+use breakwater_repository::format::leaf::Extent;
+use breakwater_repository::format::tree::{LeafRef, TreeKind};
+
+use crate::PipelineError;
+use crate::frames::{Frames, LeafReader, TreeReader};
+
+/// The base of a backup; `None` inside when there is none, or none any more.
+pub(crate) struct Base {
+    reading: Option<Reading>,
+    warning: Option<String>,
+    extent_size: u32,
+}
+
+struct Reading {
+    tree: TreeReader,
+    leaves: LeafReader,
+}
+
+/// Where the base keeps one file; read from the front to the back.
+pub(crate) struct BaseFile {
+    parts: std::collections::VecDeque<LeafRef>,
+}
+
+impl Base {
+    /// No base: everything is new.
+    pub(crate) fn none(extent_size: u32) -> Base {
+        Base { reading: None, warning: None, extent_size }
+    }
+
+    pub(crate) fn new(extent_size: u32, frames: &Arc<dyn Frames>, tree: &[FrameLocation]) -> Base {
+        let reading =
+            Reading { tree: TreeReader::new(Arc::clone(frames), tree), leaves: LeafReader::new(Arc::clone(frames)) };
+        Base { reading: Some(reading), warning: None, extent_size }
+    }
+
+    /// Why the base was given up.
+    pub(crate) fn warning(&self) -> Option<String> {
+        self.warning.clone()
+    }
+
+    /// The file at `path` in the base. Paths must be asked for in ascending order.
+    pub(crate) async fn file(&mut self, path: &[u8]) -> Option<BaseFile> {
+        let found = self.find(path).await;
+        self.or_give_up(found).flatten()
+    }
+
+    async fn find(&mut self, path: &[u8]) -> Result<Option<BaseFile>, PipelineError> {
+        let Some(reading) = &mut self.reading else { return Ok(None) };
+        while let Some(entry) = reading.tree.peek().await? {
+            if entry.path.as_slice() > path {
+                return Ok(None);
+            }
+            let is_it = entry.path == path;
+            let Some(entry) = reading.tree.next().await? else { return Ok(None) };
+            if is_it {
+                return Ok(match entry.kind {
+                    TreeKind::File { extent, leaves, .. } if extent == self.extent_size => {
+                        Some(BaseFile { parts: leaves.into() })
+                    }
+                    _ => None,
+                });
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next `count` extents of a file of the base, fewer at its end, and the leaves that hold them.
+    pub(crate) async fn extents(&mut self, file: &mut BaseFile, count: u64) -> (Vec<Extent>, Vec<FrameLocation>) {
+        let (mut extents, mut leaves) = (Vec::new(), Vec::new());
+        while let Some(part) = file.parts.front_mut() {
+            let missing = count - extents.len() as u64;
+            let take = u32::try_from(missing.min(u64::from(part.count))).unwrap_or(part.count);
+            if take == 0 {
+                break;
+            }
+            let wanted = LeafRef { count: take, ..*part };
+            part.first += take;
+            part.count -= take;
+            if part.count == 0 {
+                file.parts.pop_front();
+            }
+            let Some(reading) = &mut self.reading else { break };
+            let read = reading.leaves.extents(&wanted).await;
+            let Some(read) = self.or_give_up(read) else { break };
+            extents.extend(read);
+            leaves.push(wanted.leaf);
+        }
+        (extents, leaves)
+    }
+
+    fn or_give_up<T>(&mut self, result: Result<T, PipelineError>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let text = format!(
+                    "the last snapshot could not be compared with, so more was stored than needed: {}",
+                    Chain(&error)
+                );
+                tracing::warn!("{text}");
+                self.warning.get_or_insert(text);
+                self.reading = None;
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The data path: from a source through chunks, ids, compression and seals into packs in several regions, and back.
+//!
+//! Nothing here knows a database or a kind of storage: sources come in as engines' sessions, places as a repository's
+//! regions. Memory is bounded by one byte budget, whatever the size of the source.
+//!
+//! Reading order: [`backup`], [`restore`], and what both use: [`progress`], [`error`].
+
+pub mod backup;
+pub mod error;
+mod frames;
+pub mod progress;
+mod rate;
+pub mod restore;
+mod room;
+mod zeros;
+
+pub use error::PipelineError;
+pub use progress::{Progress, Totals};

@@ -267,6 +267,8 @@ impl BackupSession for PostgresSession {
             start: self.start,
             end,
             settings: self.server.kept_settings(),
+            uid: metadata.uid(),
+            gid: metadata.gid(),
             superuser,
             config_files: config_files.files,
         };

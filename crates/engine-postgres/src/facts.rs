@@ -27,6 +27,10 @@ pub struct Facts {
     pub end: Lsn,
     /// Settings, by name, that a restored server needs in order to start or to replay.
     pub settings: BTreeMap<String, String>,
+    /// The user that the data directory belongs to.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
     /// A role that may do everything, through which a restored server is asked.
     pub superuser: String,
     /// Configuration files that lie outside of the data directory.

@@ -31,8 +31,8 @@ mod server;
 pub mod settings;
 mod slot;
 mod target;
-mod walk;
 pub mod wal;
+mod walk;
 pub mod walsender;
 mod watermark;
 

@@ -8,6 +8,7 @@ use breakwater_engine::{EngineError, RecoveryOutcome, RecoveryRequest, Restorer}
 use crate::facts::Facts;
 use crate::failure::blocking;
 use crate::programs::find_programs;
+use crate::target::Owner;
 use crate::{conf, recovery, target};
 
 /// Restores clusters on this host.
@@ -29,9 +30,12 @@ impl Default for PostgresRestorer {
 impl Restorer for PostgresRestorer {
     async fn check_target(&self, target: &Path, facts: &serde_json::Value) -> Result<(), EngineError> {
         let facts = Facts::from_json(facts)?;
-        let (target, programs) = (target.to_owned(), self.program_directory.clone());
+        let target = std::path::absolute(target)
+            .map_err(|error| EngineError::io(format!("cannot find the target: {}", target.display()), error))?;
+        let programs = self.program_directory.clone();
         blocking(move || {
             target::check_empty(&target)?;
+            target::check_reachable(&target, Owner { uid: facts.uid, gid: facts.gid })?;
             find_programs(facts.major, programs.as_deref()).map(drop)
         })
         .await

@@ -119,20 +119,56 @@ pub(crate) fn check_laid(target: &Path, facts: &Facts) -> Result<Owner, EngineEr
     if target.join("postmaster.pid").exists() {
         return Err(refuse(format!("a server uses the target: {}", target.display()), "stop it first"));
     }
-    let metadata = std::fs::metadata(target)
-        .map_err(|error| EngineError::io(format!("cannot look at the target: {}", target.display()), error))?;
+    // The files have the owner that the backup saw; the directory itself was made by whoever restored.
+    let metadata = std::fs::metadata(&version)
+        .map_err(|error| EngineError::io(format!("cannot look at {}", version.display()), error))?;
     let owner = Owner { uid: metadata.uid(), gid: metadata.gid() };
     if owner.uid == 0 {
-        let what = format!("the data directory belongs to root, as whom PostgreSQL does not run: {}", target.display());
-        return Err(refuse(what, "give it to the user postgres: chown -R postgres: DIRECTORY"));
+        let what = format!("the laid files belong to root, as whom PostgreSQL does not run: {}", target.display());
+        return Err(refuse(what, "give them to the user postgres: chown -R postgres: DIRECTORY"));
     }
     if !rustix::process::geteuid().is_root() && rustix::process::geteuid().as_raw() != owner.uid {
-        let what = format!("the data directory belongs to another user, number {}: {}", owner.uid, target.display());
+        let what = format!("the laid files belong to another user, number {}: {}", owner.uid, target.display());
         return Err(refuse(what, "run the restore as that user or as root"));
     }
-    std::fs::set_permissions(target, std::fs::Permissions::from_mode(metadata.mode() & 0o750 | 0o700))
-        .map_err(|error| EngineError::io(format!("cannot set the mode of {}", target.display()), error))?;
+    owner.own(target)?;
+    let wrap = |error| EngineError::io(format!("cannot set the mode of {}", target.display()), error);
+    let mode = std::fs::metadata(target).map_err(wrap)?.mode();
+    std::fs::set_permissions(target, std::fs::Permissions::from_mode(mode & 0o750 | 0o700)).map_err(wrap)?;
+    check_reachable(target, owner)?;
     Ok(owner)
+}
+
+/// Refuses a place that the database's user cannot enter, such as one in root's home. Only root restores for another user.
+pub(crate) fn check_reachable(target: &Path, owner: Owner) -> Result<(), EngineError> {
+    if !owner.is_other() {
+        return Ok(());
+    }
+    for directory in target.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()) {
+        // What is not there yet is made by us, for the user.
+        let Ok(metadata) = std::fs::metadata(directory) else { continue };
+        if !may_enter(metadata.mode(), metadata.uid(), metadata.gid(), owner) {
+            let what = format!(
+                "the database's user, number {}, cannot reach the target {}: {} is closed to it",
+                owner.uid,
+                target.display(),
+                directory.display()
+            );
+            return Err(refuse(what, "choose a target that this user can reach, or open the directory with chmod o+x"));
+        }
+    }
+    Ok(())
+}
+
+fn may_enter(mode: u32, uid: u32, gid: u32, owner: Owner) -> bool {
+    let bit = if uid == owner.uid {
+        0o100
+    } else if gid == owner.gid {
+        0o010
+    } else {
+        0o001
+    };
+    mode & bit != 0
 }
 
 /// Writes the configuration that a person needs in order to start the cluster, where the backup had none inside. Answers
@@ -233,6 +269,15 @@ pub(crate) fn private_directory(owner: Owner) -> Result<tempfile::TempDir, Engin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_is_entered_by_the_bits_that_count() {
+        let owner = Owner { uid: 104, gid: 110 };
+        assert!(!may_enter(0o700, 0, 0, owner));
+        assert!(may_enter(0o755, 0, 0, owner));
+        assert!(may_enter(0o710, 0, 110, owner));
+        assert!(!may_enter(0o601, 104, 110, owner), "the owner's bits count for the owner");
+    }
 
     #[test]
     fn only_an_empty_directory_may_be_written() {

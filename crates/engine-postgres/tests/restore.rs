@@ -320,6 +320,13 @@ async fn targets_that_must_not_be_written_are_refused() {
     refused(story.cluster.data_dir(), "server").await;
     refused(&story.dir.path().join("base"), "not empty").await;
     refused(&story.dir.path().join("no/parent"), "no such directory").await;
+    if rustix::process::geteuid().is_root() {
+        // Root can write there, the database's user cannot even enter.
+        let closed = story.dir.path().join("closed");
+        std::fs::create_dir(&closed).unwrap();
+        std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        refused(&closed.join("new"), "is closed to it").await;
+    }
     let elsewhere = PostgresRestorer { program_directory: Some("/nowhere".into()), ..PostgresRestorer::default() };
     let error = elsewhere.check_target(&story.dir.path().join("new"), facts).await.unwrap_err();
     assert!(error.to_string().contains("/nowhere"), "{error}");

@@ -63,6 +63,17 @@ pub enum StreamError {
     /// Another writer stored more while this one claimed.
     #[error("the stored stream grew while it was claimed; hint: open it again")]
     Moved,
+    /// Going on now could leave stored log behind for ever.
+    #[error(
+        "the source begins at {start}, after what the regions hold that answer; more may be stored in {}; hint: the stream goes on when it answers",
+        silent.join(", ")
+    )]
+    Unsure {
+        /// Where the source begins.
+        start: LogPosition,
+        /// The regions that do not answer.
+        silent: Vec<String>,
+    },
     /// Nothing can be written before the start is known.
     #[error("the stream was not begun")]
     NotBegun,
@@ -102,7 +113,7 @@ impl StreamError {
             StreamError::Jump { .. } | StreamError::Unaligned(_) | StreamError::NotBegun | StreamError::Stopped => {
                 ErrorClass::Internal
             }
-            StreamError::Moved => ErrorClass::Unavailable,
+            StreamError::Moved | StreamError::Unsure { .. } => ErrorClass::Unavailable,
             StreamError::Spool { source, .. } => source.as_ref().map_or(ErrorClass::Unavailable, ErrorClass::of_io),
             StreamError::Missing { .. } => ErrorClass::NotFound,
         }

@@ -21,6 +21,8 @@ pub struct StreamOptions {
     pub session_age: Duration,
     /// How long opening and claiming wait for regions.
     pub patience: Duration,
+    /// Begin after a gap although regions are silent that may hold what is missing: it is on no path then, for ever.
+    pub begin_without_silent: bool,
     /// Where pieces wait while too few regions answer.
     pub spool: Option<SpoolOptions>,
     /// The engine's facts, for the claim.
@@ -38,6 +40,7 @@ impl StreamOptions {
             tails_in_flight: 4,
             session_age: Duration::from_secs(24 * 3600),
             patience: Duration::from_secs(30),
+            begin_without_silent: false,
             spool: None,
             facts: serde_json::Value::Null,
         }

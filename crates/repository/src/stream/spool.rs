@@ -5,11 +5,12 @@
 //! source.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use breakwater_core::ByteCount;
 use breakwater_storage::Payload;
@@ -17,6 +18,9 @@ use breakwater_storage::Payload;
 use super::StreamError;
 
 const TEMPORARY: &str = ".tmp";
+const LOCK: &str = ".lock";
+/// How long the writer before may take to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where the spool lies and how large it may get.
 #[derive(Clone, Debug)]
@@ -48,6 +52,8 @@ pub(super) struct Spool {
     entries: Mutex<BTreeMap<u64, Spooled>>,
     /// One store at a time, so that the limit holds.
     storing: Mutex<()>,
+    /// Locked as long as any task of this spool runs.
+    _lock: File,
 }
 
 /// What storing came to.
@@ -59,7 +65,7 @@ pub(super) enum Stored {
 }
 
 impl Spool {
-    /// Opens the directory and finds what an earlier process left there.
+    /// Opens the directory and finds what an earlier process left there. Refuses one that another writer uses. Blocks.
     pub(super) fn open(options: SpoolOptions) -> Result<Spool, StreamError> {
         let directory = options.directory.clone();
         let failed = |action: &str, path: &Path| {
@@ -68,11 +74,30 @@ impl Spool {
         };
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
         made.map_err(failed("create the directory", &directory))?;
+        let lock_path = directory.join(LOCK);
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
+        let lock = lock.map_err(failed("open the lock", &lock_path))?;
+        let begun = Instant::now();
+        while let Err(error) = lock.try_lock() {
+            match error {
+                TryLockError::Error(source) => return Err(failed("lock", &lock_path)(source)),
+                TryLockError::WouldBlock if begun.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                TryLockError::WouldBlock => {
+                    let problem = "is in use; hint: is another agent running for this source?".to_owned();
+                    return Err(StreamError::Spool { path: directory, problem, source: None });
+                }
+            }
+        }
         let mut entries = BTreeMap::new();
         let files = std::fs::read_dir(&directory).map_err(failed("read the directory", &directory))?;
         for file in files {
             let file = file.map_err(failed("read the directory", &directory))?;
             let text = file.file_name().to_string_lossy().into_owned();
+            if text == LOCK {
+                continue;
+            }
             if text.ends_with(TEMPORARY) {
                 // Never finished, so nobody counts on it.
                 std::fs::remove_file(file.path()).map_err(failed("remove an unfinished file", &file.path()))?;
@@ -87,7 +112,7 @@ impl Spool {
             let size = file.metadata().map_err(failed("look at a file", &file.path()))?.len();
             entries.insert(sequence, Spooled { name, size });
         }
-        Ok(Spool { options, entries: Mutex::new(entries), storing: Mutex::default() })
+        Ok(Spool { options, entries: Mutex::new(entries), storing: Mutex::default(), _lock: lock })
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<u64, Spooled>> {
@@ -210,12 +235,14 @@ mod tests {
         assert_eq!(first.store(7, NAME, &Payload::from(b"seven".to_vec())).unwrap(), Stored::Done);
         assert_eq!(first.store(3, NAME, &Payload::from(b"three".to_vec())).unwrap(), Stored::Done);
         std::fs::write(directory.path().join("spool/half.tmp"), b"x").unwrap();
+        drop(first);
         let again = spool(directory.path(), 100);
         let (sequence, entry) = again.first().unwrap();
         assert_eq!((sequence, again.next_sequence(), again.usage()), (3, 8, (2, ByteCount(10))));
         assert_eq!(&again.load(sequence, &entry).unwrap().to_bytes()[..], b"three");
         again.remove(3).unwrap();
         assert_eq!(again.find(&[NAME.to_owned()]), [7]);
+        drop(again);
         assert_eq!(spool(directory.path(), 100).usage().0, 1);
     }
 
@@ -225,6 +252,7 @@ mod tests {
         let small = spool(directory.path(), 8);
         assert_eq!(small.store(0, NAME, &Payload::from(b"seven77".to_vec())).unwrap(), Stored::Done);
         assert_eq!(small.store(1, NAME, &Payload::from(b"xy".to_vec())).unwrap(), Stored::Full);
+        drop(small);
         std::fs::write(directory.path().join("spool/notes.txt"), b"x").unwrap();
         let options = SpoolOptions { directory: directory.path().join("spool"), limit: ByteCount(8) };
         assert!(Spool::open(options).unwrap_err().to_string().contains("notes.txt"));

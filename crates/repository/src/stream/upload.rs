@@ -105,6 +105,11 @@ impl Shared {
         }
     }
 
+    /// Ends all uploads: nothing more may be written under this claim.
+    pub(super) fn stop(&self) {
+        self.fail(StreamError::Stopped);
+    }
+
     fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }

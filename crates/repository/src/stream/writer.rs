@@ -115,6 +115,10 @@ impl StreamWriter {
         let next = view.newest_claim().map_or(1, |claim| claim.generation.0.saturating_add(1));
         let point = self.resume.clone();
         let resumes = point.start.is_some_and(|from| from.branch == start.branch && start <= from);
+        if !resumes && point.held_until.is_some() && !point.silent.is_empty() && !self.options.begin_without_silent {
+            let silent = point.silent.iter().map(|failure| failure.region.clone()).collect();
+            return Err(StreamError::Unsure { start, silent });
+        }
         let session = self.around.new_session().await?;
         let older = point.held_until.zip(point.continues);
         let continues = older.map(|(position, (generation, session))| Continues {
@@ -373,27 +377,35 @@ impl StreamWriter {
         let (position, chain) = live.cutter.boundary();
         let (generation, session) = (live.generation, live.session.id);
         around.check_fence(generation, session).await?;
-        let next = async {
-            let fresh = around.new_session().await?;
-            let continues = Continues { generation, session, position, chain };
-            let claim = around.claim(Generation(generation.0.saturating_add(1)), &fresh, Some(continues)).await?;
-            Ok::<_, StreamError>((claim.generation, fresh))
-        };
-        match next.await {
-            Ok((generation, fresh)) => {
-                live.uploads.shared.set_writer(generation, fresh.id);
-                live.generation = generation;
-                live.session = fresh;
-                live.session_began = now;
-                live.next_pack = 0;
-                live.roll_failed_at = None;
-            }
+        let fresh = match around.new_session().await {
+            Ok(fresh) => fresh,
             Err(error) => {
                 // The old session goes on; an outage is no time to stop receiving.
                 tracing::warn!(error = %breakwater_core::Chain(&error), "no new session for the stream yet");
                 live.roll_failed_at = Some(now);
+                return Ok(());
             }
+        };
+        let next = Generation(generation.0.saturating_add(1));
+        let shared = Arc::clone(&live.uploads.shared);
+        // Known before it is visible, so that no task takes it for a stranger's.
+        shared.set_writer(next, fresh.id);
+        let continues = Continues { generation, session, position, chain };
+        let claimed = around.claim(next, &fresh, Some(continues)).await;
+        let checked = match claimed {
+            Ok(_) => around.check_fence(next, fresh.id).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = checked {
+            // The claim may lie in some region all the same, and would cut off what this session writes from here on.
+            shared.stop();
+            return Err(error);
         }
+        live.generation = next;
+        live.session = fresh;
+        live.session_began = now;
+        live.next_pack = 0;
+        live.roll_failed_at = None;
         Ok(())
     }
 

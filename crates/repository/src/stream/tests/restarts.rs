@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::bed::{Bed, PATIENCE, SEGMENT, feed, log_bytes};
 use crate::regions::tests::lab::Mode;
-use crate::stream::{LogTarget, SpoolOptions, StreamError, StreamOptions};
+use crate::stream::{LogTarget, SpoolOptions, StreamError, StreamOptions, StreamWriter};
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_goes_on_from_the_last_stored_byte() {
@@ -127,6 +127,34 @@ async fn a_writer_that_stores_more_while_another_claims_makes_it_open_again() {
     assert_eq!(bed.read_all().await, log_bytes(0, 140));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_gap_is_not_sealed_while_a_silent_region_may_hold_what_is_missing() {
+    let mut bed = Bed::new(2, 1).await;
+    let mut writer = bed.begin(Bed::options()).await;
+    feed(&mut writer, 0, 100).await.unwrap();
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    bed.drained().await;
+    bed.places[0].set(Mode::Gone);
+    feed(&mut writer, 100, 300).await.unwrap();
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    // The source was told that 300 is released, by the region that is away now.
+    drop(writer);
+    bed.places[0].set(Mode::Up);
+    bed.places[1].set(Mode::Gone);
+    bed.restart();
+    let mut writer = bed.open(Bed::options()).await;
+    assert_eq!(writer.resume().silent.len(), 1);
+    let error = writer.begin(LogPosition::new(1, 256)).await.unwrap_err();
+    assert_eq!(error.class(), breakwater_core::ErrorClass::Unavailable);
+    assert!(error.to_string().contains("1:0/100, after") && error.to_string().contains("r1"), "{error}");
+    bed.places[1].set(Mode::Up);
+    let mut writer = bed.open(Bed::options()).await;
+    assert_eq!(writer.begin(LogPosition::new(1, 256)).await.unwrap().gap, None);
+    bed.drained().await;
+    bed.places[1].set(Mode::Gone);
+    assert_eq!(bed.read_all().await, log_bytes(0, 300), "the debt was found and repaid");
+}
+
 /// What happens to the agent and its regions.
 #[derive(Clone, Debug)]
 enum Step {
@@ -171,7 +199,7 @@ async fn run(steps: Vec<Step>, spool: bool) {
                         result.unwrap();
                         sent = target;
                     }
-                    Err(_) => sent = restart(&mut bed, &mut writer, options(), released).await,
+                    Err(_) => (writer, sent) = restart(&mut bed, writer, options(), released).await,
                 }
             }
             Step::Tick(millis) => {
@@ -191,7 +219,7 @@ async fn run(steps: Vec<Step>, spool: bool) {
                 bed.advance(1500);
                 drop(tokio::time::timeout(Duration::from_secs(1), writer.tick(bed.now())).await);
                 released = released.max(writer.released().unwrap().offset);
-                sent = restart(&mut bed, &mut writer, options(), released).await;
+                (writer, sent) = restart(&mut bed, writer, options(), released).await;
             }
         }
         released = released.max(writer.released().unwrap().offset);
@@ -211,17 +239,13 @@ async fn run(steps: Vec<Step>, spool: bool) {
     }
 }
 
-async fn restart(
-    bed: &mut Bed,
-    writer: &mut crate::stream::StreamWriter,
-    options: StreamOptions,
-    released: u64,
-) -> u64 {
+async fn restart(bed: &mut Bed, old: StreamWriter, options: StreamOptions, released: u64) -> (StreamWriter, u64) {
+    drop(old);
     for place in &bed.places {
         place.set(Mode::Up);
     }
     bed.restart();
-    *writer = bed.open(options).await;
+    let mut writer = bed.open(options).await;
     let start = writer.resume().start.unwrap_or(LogPosition::new(1, 0));
     assert!(
         start.offset >= released - released % SEGMENT,
@@ -229,7 +253,7 @@ async fn restart(
     );
     writer.begin(start).await.unwrap();
     assert!(writer.released().unwrap().offset >= released, "what was released is not forgotten");
-    start.offset
+    (writer, start.offset)
 }
 
 proptest! {

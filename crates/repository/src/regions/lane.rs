@@ -67,6 +67,8 @@ pub(super) struct Lane {
     /// The newest entry of each name.
     names: HashMap<Arc<str>, u64>,
     deletes: VecDeque<String>,
+    /// A delete is under way.
+    deleting: bool,
 }
 
 impl Lane {
@@ -184,7 +186,12 @@ impl Lane {
     pub(super) fn put_back(&mut self, id: u64, now: Timestamp, not_before: Option<Instant>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if entry.superseded || entry.abandoned {
-            self.take(id);
+            let replaced = entry.superseded;
+            // A put that was not answered may have arrived all the same.
+            if let Some(entry) = self.take(id).filter(|_| replaced) {
+                self.deletes.extend(entry.then_delete);
+                self.deletes.push_back(entry.name.as_ref().to_owned());
+            }
             return;
         }
         entry.running = false;
@@ -246,9 +253,19 @@ impl Lane {
         }
     }
 
-    /// The next name to delete.
+    /// The next name to delete; none while a delete is under way.
     pub(super) fn next_delete(&mut self) -> Option<String> {
-        self.deletes.pop_front()
+        if self.deleting {
+            return None;
+        }
+        let name = self.deletes.pop_front();
+        self.deleting = name.is_some();
+        name
+    }
+
+    /// The delete that was under way has ended.
+    pub(super) fn delete_ended(&mut self) {
+        self.deleting = false;
     }
 
     /// Whether the region is behind with anything.
@@ -258,7 +275,7 @@ impl Lane {
 
     /// Whether nothing is queued, late or not.
     pub(super) fn is_idle(&self) -> bool {
-        self.entries.is_empty() && self.deletes.is_empty()
+        self.entries.is_empty() && self.deletes.is_empty() && !self.deleting
     }
 
     /// Whether this name is queued.

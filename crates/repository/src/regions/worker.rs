@@ -55,7 +55,6 @@ enum Done {
 pub(super) async fn run(set: Arc<Set>, index: usize) {
     let Some(region) = set.regions.get(index) else { return };
     let mut running: FuturesUnordered<BoxFuture<'_, Done>> = FuturesUnordered::new();
-    let mut deleting = false;
     loop {
         if region.is_open() {
             let slots = Slots { direct: set.options.puts, copies: set.options.copies };
@@ -63,8 +62,8 @@ pub(super) async fn run(set: Arc<Set>, index: usize) {
             for work in picked {
                 running.push(attempt(&set, index, work).boxed());
             }
-            if !deleting && let Some(name) = { region.lane().next_delete() } {
-                deleting = true;
+            let next_delete = region.lane().next_delete();
+            if let Some(name) = next_delete {
                 running.push(delete(&set, region, name).boxed());
             }
         }
@@ -72,7 +71,7 @@ pub(super) async fn run(set: Arc<Set>, index: usize) {
             Some(done) = running.next(), if !running.is_empty() => match done {
                 Done::Tried { work, tried, took } => finish(&set, index, work, tried, took),
                 Done::Deleted { name, failure } => {
-                    deleting = false;
+                    region.lane().delete_ended();
                     if let Some(failure) = failure {
                         // A superseded tail that stays does no harm: readers prefer the segment.
                         tracing::warn!(region = %region.handle.name, object = %name, error = %failure, "superseded tail not deleted");

@@ -4,7 +4,7 @@
 //! that fits its name, and neighbours are linked by their chain values.
 
 use breakwater_core::{ErrorClass, LogPosition, Lsn, Timestamp};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::StreamError;
 use super::history::BranchHistory;
@@ -380,8 +380,9 @@ impl StreamView {
 
     /// Reads every footer and compares the chain of neighbours.
     async fn prove(&self, extents: &[Extent]) -> Result<(), PlanError> {
-        let footers = futures::stream::iter(extents.iter().map(|extent| self.footer(&extent.piece.name)));
-        let footers: Vec<_> = footers.buffered(FOOTERS_AT_ONCE).try_collect().await?;
+        // Boxed and collected: a stream over the closure would keep the compiler from seeing that callers can be spawned.
+        let footers: Vec<_> = extents.iter().map(|extent| self.footer(&extent.piece.name).boxed()).collect();
+        let footers: Vec<_> = futures::stream::iter(footers).buffered(FOOTERS_AT_ONCE).try_collect().await?;
         for (pair, extents) in footers.windows(2).zip(extents.windows(2)) {
             let ([earlier, later], [_, extent]) = (pair, extents) else { continue };
             let neighbours = earlier.log.end == later.log.start && later.log.previous != [0; 32];

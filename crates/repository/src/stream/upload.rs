@@ -183,9 +183,9 @@ impl Shared {
         let result = self.bring(job, sequence).await;
         let superseded = lock(&self.in_flight).remove(&entry.name).flatten();
         if let Some(covering) = superseded {
-            // It may have arrived although it was not needed any more.
-            self.around.regions.supersede(&covering, std::slice::from_ref(&entry.name));
-            self.ledger().superseded(std::slice::from_ref(&entry.name));
+            // It may have arrived although it was not needed any more, and what it was to replace is not needed either.
+            let supersedes = [std::slice::from_ref(&entry.name), &entry.supersedes].concat();
+            self.supersede(&Entry { name: covering, supersedes, ..entry });
         }
         if let Err(error) = result {
             self.fail(error);

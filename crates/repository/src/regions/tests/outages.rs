@@ -206,8 +206,6 @@ async fn superseded_tails_leave_the_debt_and_the_regions() {
     assert!(lab.places[1].holds(&tail(1)).await, "needed there until the segment is there");
     lab.places[1].set(Mode::Up);
     lab.drained().await;
-    lab.wait("deletes are done", || true).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
     for place in &lab.places {
         assert_eq!(place.names().await, [segment.clone(), "repo/region".to_owned()]);
     }

@@ -1,0 +1,231 @@
+//! The bare primitives in a plain loop: what the machine can do when nothing else is asked of it.
+//!
+//! The loop uses the same crates, the same extent size and the same rule for files and fsync as the pipeline with one
+//! file-system region: output goes to files of 64 MiB, each synced with its directory when it is full.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use chacha20poly1305::{AeadInOut, ChaCha20Poly1305, KeyInit, Nonce};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+/// Bytes read, named, compressed and sealed at once.
+pub const EXTENT: usize = 128 << 10;
+
+/// Bytes of one file of output.
+const OUTPUT: u64 = 64 << 20;
+
+const KEY: [u8; 32] = [0x42; 32];
+
+/// Where one sealed extent lies, and what it was.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    file: usize,
+    offset: u64,
+    length: usize,
+    plain: usize,
+    compressed: bool,
+    id: [u8; 32],
+    /// Input file and offset.
+    from: (usize, u64),
+}
+
+/// What a storing run leaves for the reading run.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// Files of output.
+    pub files: Vec<PathBuf>,
+    /// Extents in them.
+    pub extents: Vec<Sealed>,
+}
+
+impl Stored {
+    /// Bytes in all files of output.
+    pub fn bytes(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.length as u64).sum()
+    }
+}
+
+fn id(plain: &[u8]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(&KEY).expect("HMAC takes keys of any length");
+    mac.update(&[1]);
+    mac.update(&(plain.len() as u64).to_be_bytes());
+    mac.update(plain);
+    mac.finalize().into_bytes().into()
+}
+
+fn nonce(number: usize) -> Nonce {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&(number as u64).to_be_bytes());
+    Nonce::from(nonce)
+}
+
+fn extents(inputs: &[PathBuf]) -> Result<Vec<(usize, u64, usize)>> {
+    let mut extents = Vec::new();
+    for (number, path) in inputs.iter().enumerate() {
+        let size = std::fs::metadata(path)?.len();
+        let cut = |offset: u64| (number, offset, usize::try_from((size - offset).min(EXTENT as u64)).unwrap_or(EXTENT));
+        extents.extend((0..size).step_by(EXTENT).map(cut));
+    }
+    Ok(extents)
+}
+
+/// Reads and names everything, `threads` parts at once.
+pub fn read_and_name(inputs: &[PathBuf], threads: usize) -> Result<()> {
+    let all = extents(inputs)?;
+    in_threads(&all, threads, |_, part| {
+        let mut buffer = vec![0; EXTENT];
+        let mut open = Open::default();
+        for (number, offset, length) in part {
+            let plain = &mut buffer[..*length];
+            open.file(inputs, *number)?.read_exact_at(plain, *offset)?;
+            std::hint::black_box(id(plain));
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Reads, names, compresses (zstd 3), seals and writes everything into `output`, `threads` parts at once.
+pub fn store(inputs: &[PathBuf], output: &Path, threads: usize) -> Result<Stored> {
+    let all = extents(inputs)?;
+    let parts = in_threads(&all, threads, |thread, part| store_part(inputs, output, thread, part))?;
+    let mut stored = Stored::default();
+    for mut part in parts {
+        let base = stored.files.len();
+        stored.files.append(&mut part.files);
+        stored.extents.extend(part.extents.into_iter().map(|sealed| Sealed { file: sealed.file + base, ..sealed }));
+    }
+    Ok(stored)
+}
+
+fn store_part(inputs: &[PathBuf], output: &Path, thread: usize, part: &[(usize, u64, usize)]) -> Result<Stored> {
+    let cipher = ChaCha20Poly1305::new(&KEY.into());
+    let mut compressor = zstd::bulk::Compressor::new(3)?;
+    let (mut plain, mut packed) = (vec![0; EXTENT], Vec::with_capacity(zstd::zstd_safe::compress_bound(EXTENT) + 16));
+    let (mut open, mut stored) = (Open::default(), Stored::default());
+    let mut out: Option<(File, u64)> = None;
+    for (count, (number, offset, length)) in part.iter().enumerate() {
+        let plain = &mut plain[..*length];
+        open.file(inputs, *number)?.read_exact_at(plain, *offset)?;
+        let id = id(plain);
+        packed.clear();
+        compressor.compress_to_buffer(plain, &mut packed)?;
+        let compressed = packed.len() < plain.len();
+        if !compressed {
+            packed.clear();
+            packed.extend_from_slice(plain);
+        }
+        let tag =
+            cipher.encrypt_inout_detached(&nonce(count), &id, packed.as_mut_slice().into()).map_err(seal_error)?;
+        packed.extend_from_slice(&tag);
+        if out.as_ref().is_none_or(|(_, written)| *written + packed.len() as u64 > OUTPUT) {
+            finish(out.take(), output)?;
+            let path = output.join(format!("{thread}-{}", stored.files.len()));
+            out = Some((File::create_new(&path)?, 0));
+            stored.files.push(path);
+        }
+        let Some((file, written)) = &mut out else { continue };
+        file.write_all(&packed)?;
+        stored.extents.push(Sealed {
+            file: stored.files.len() - 1,
+            offset: *written,
+            length: packed.len(),
+            plain: plain.len(),
+            compressed,
+            id,
+            from: (*number, *offset),
+        });
+        *written += packed.len() as u64;
+    }
+    finish(out, output)?;
+    Ok(stored)
+}
+
+fn finish(out: Option<(File, u64)>, directory: &Path) -> Result<()> {
+    let Some((file, _)) = out else { return Ok(()) };
+    file.sync_all()?;
+    File::open(directory)?.sync_all()?;
+    Ok(())
+}
+
+/// Reads, opens, decompresses, checks the names and writes everything into `output`, `threads` parts at once; syncs each
+/// file at the end.
+pub fn bring_back(stored: &Stored, inputs: usize, output: &Path, threads: usize) -> Result<()> {
+    let files = (0..inputs).map(|number| File::create_new(output.join(number.to_string())));
+    let files = files.collect::<std::io::Result<Vec<_>>>()?;
+    // Numbers of extents count from 0 in every part, as the nonces did.
+    let starts = stored.extents.iter().scan((usize::MAX, 0), |(thread, number), sealed| {
+        let of = stored.files.get(sealed.file).and_then(|path| path.file_name()).and_then(|name| name.to_str());
+        let now = of.and_then(|name| name.split('-').next()).and_then(|text| text.parse().ok()).unwrap_or(0);
+        *number = if now == *thread { *number + 1 } else { 0 };
+        *thread = now;
+        Some((*number, sealed))
+    });
+    let numbered: Vec<_> = starts.collect();
+    in_threads(&numbered, threads, |_, part| {
+        let cipher = ChaCha20Poly1305::new(&KEY.into());
+        let mut decompressor = zstd::bulk::Decompressor::new()?;
+        let (mut sealed_bytes, mut plain) = (Vec::new(), Vec::with_capacity(EXTENT));
+        let mut open = Open::default();
+        for (number, sealed) in part {
+            sealed_bytes.resize(sealed.length, 0);
+            open.file(&stored.files, sealed.file)?.read_exact_at(&mut sealed_bytes, sealed.offset)?;
+            let mut tag = [0; 16];
+            tag.copy_from_slice(&sealed_bytes.split_off(sealed.length - 16));
+            let bytes = sealed_bytes.as_mut_slice().into();
+            cipher.decrypt_inout_detached(&nonce(*number), &sealed.id, bytes, &tag.into()).map_err(seal_error)?;
+            plain.clear();
+            let content = if sealed.compressed {
+                decompressor.decompress_to_buffer(&sealed_bytes, &mut plain)?;
+                &plain
+            } else {
+                &sealed_bytes
+            };
+            anyhow::ensure!(content.len() == sealed.plain && id(content) == sealed.id, "an extent came back changed");
+            files.get(sealed.from.0).context("an extent of no file")?.write_all_at(content, sealed.from.1)?;
+        }
+        Ok(())
+    })?;
+    in_threads(&files, threads, |_, part| part.iter().try_for_each(|file| Ok(file.sync_all()?)))?;
+    File::open(output)?.sync_all()?;
+    Ok(())
+}
+
+fn seal_error(_: chacha20poly1305::Error) -> anyhow::Error {
+    anyhow::anyhow!("the cipher refused an extent")
+}
+
+/// The file read last.
+#[derive(Default)]
+struct Open(Option<(usize, File)>);
+
+impl Open {
+    fn file(&mut self, paths: &[PathBuf], number: usize) -> Result<&File> {
+        if self.0.as_ref().is_none_or(|(open, _)| *open != number) {
+            self.0 = Some((number, File::open(paths.get(number).context("no such input")?)?));
+        }
+        self.0.as_ref().map(|(_, file)| file).context("just opened")
+    }
+}
+
+/// Gives each of `threads` threads an equal part of `items`, and answers their results in order.
+fn in_threads<I: Sync, T: Send>(
+    items: &[I],
+    threads: usize,
+    work: impl Fn(usize, &[I]) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let size = items.len().div_ceil(threads.max(1)).max(1);
+    std::thread::scope(|scope| {
+        let start = |(number, part)| {
+            let work = &work;
+            scope.spawn(move || work(number, part))
+        };
+        let running: Vec<_> = items.chunks(size).enumerate().map(start).collect();
+        running.into_iter().map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?).collect()
+    })
+}

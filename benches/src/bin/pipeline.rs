@@ -1,0 +1,227 @@
+//! The data path beside the bare primitives: the same bytes, in one run, with the same rule for fsync on both sides.
+//!
+//! A ratio is the bare loop's time divided by the pipeline's: 1.0 means that everything around the primitives costs
+//! nothing. Each figure is the best of several rounds that alternate between the two sides.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use breakwater_benches::content::{Random, fill_pages, fill_random};
+use breakwater_benches::measure::{Cost, best, measure, peak_memory, reset_peak_memory};
+use breakwater_benches::ours::Ours;
+use breakwater_benches::{bare, content};
+use clap::Parser;
+use serde_json::{Map, Value, json};
+
+/// What every ratio must reach.
+const BAR: f64 = 0.85;
+
+/// What the process may have resident, in MiB.
+const MEMORY_BAR: f64 = 256.0;
+
+/// Bytes of one input file.
+const FILE: usize = 64 << 20;
+
+/// Compares the data path with the bare primitives.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Less data and fewer rounds, to see that it works.
+    #[arg(long)]
+    small: bool,
+    /// Where input and output lie; a directory on a disk, not in memory.
+    #[arg(long)]
+    directory: Option<PathBuf>,
+    /// Rounds of each measurement.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Only this kind of content: pages or random.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// What is measured of one kind of content.
+#[derive(Debug, Default)]
+struct Costs {
+    bare_store_one: Vec<Cost>,
+    bare_store: Vec<Cost>,
+    backup: Vec<Cost>,
+    bare_name: Vec<Cost>,
+    unchanged: Vec<Cost>,
+    bare_back: Vec<Cost>,
+    restore: Vec<Cost>,
+    bytes: u64,
+    stored: u64,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let rounds = arguments.rounds.unwrap_or(if arguments.small { 2 } else { 5 });
+    let files = if arguments.small { 4 } else { 16 };
+    let place = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
+    let place = tempfile::Builder::new().prefix("breakwater-bench-").tempdir_in(place)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let (mut ratios, mut figures) = (Map::new(), Map::new());
+    let mut peak = 0;
+    for (kind, files) in [("pages", files), ("random", files / 2)] {
+        if arguments.only.as_deref().is_some_and(|only| only != kind) {
+            continue;
+        }
+        let input = place.path().join(format!("{kind}-input"));
+        let inputs = make_input(kind, &input, files)?;
+        let mut costs = Costs { bytes: (files * FILE) as u64, ..Costs::default() };
+        for _ in 0..rounds {
+            peak = peak.max(one_round(&runtime, place.path(), &input, &inputs, threads, &mut costs)?);
+        }
+        report(kind, &costs, &mut ratios, &mut figures);
+        std::fs::remove_dir_all(&input)?;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a figure")]
+    let peak = peak as f64 / f64::from(1 << 20);
+    eprintln!("peak memory of the pipeline: {peak:.0} MiB (bar {MEMORY_BAR:.0})");
+    figures.insert("peak_memory_mib".to_owned(), rounded(peak));
+    figures.insert("threads".to_owned(), json!(threads));
+    let holds = ratios.values().all(|ratio| ratio.as_f64().is_some_and(|ratio| ratio >= BAR)) && peak <= MEMORY_BAR;
+    println!("{}", json!({"bench": "pipeline", "ratios": ratios, "figures": figures, "holds": holds}));
+    Ok(())
+}
+
+/// Runs everything once, and answers the most memory that the pipeline had.
+fn one_round(
+    runtime: &tokio::runtime::Runtime,
+    place: &Path,
+    input: &Path,
+    inputs: &[PathBuf],
+    threads: usize,
+    costs: &mut Costs,
+) -> Result<u64> {
+    let directory = |name: &str| -> Result<PathBuf> {
+        let path = place.join(name);
+        if path.exists() {
+            std::fs::remove_dir_all(&path)?;
+        }
+        settle()?;
+        Ok(path)
+    };
+    let fresh = |name: &str| -> Result<PathBuf> {
+        let path = directory(name)?;
+        std::fs::create_dir(&path)?;
+        Ok(path)
+    };
+
+    let output = fresh("bare-one")?;
+    costs.bare_store_one.push(timed(|| bare::store(inputs, &output, 1).map(drop))?);
+    std::fs::remove_dir_all(&output)?;
+    let output = fresh("bare")?;
+    let (stored, cost) = measure(|| bare::store(inputs, &output, threads));
+    let stored = stored?;
+    costs.bare_store.push(cost);
+    let back = fresh("bare-back")?;
+    costs.bare_back.push(timed(|| bare::bring_back(&stored, inputs.len(), &back, threads))?);
+    costs.stored = stored.bytes();
+    std::fs::remove_dir_all(&back)?;
+    std::fs::remove_dir_all(&output)?;
+
+    let region = directory("region")?;
+    let ours = runtime.block_on(Ours::create(&region))?;
+    reset_peak_memory();
+    let (outcome, cost) = measure(|| runtime.block_on(ours.backup(input, None, threads)));
+    let first = outcome?.manifest;
+    costs.backup.push(cost);
+
+    costs.bare_name.push(timed(|| bare::read_and_name(inputs, threads))?);
+    let (outcome, cost) = measure(|| runtime.block_on(ours.backup(input, Some(&first), threads)));
+    let second = outcome?;
+    anyhow::ensure!(second.totals.new == 0, "an unchanged backup stored {} bytes", second.totals.new);
+    costs.unchanged.push(cost);
+
+    let target = directory("target")?;
+    costs.restore.push(timed(|| runtime.block_on(ours.restore(&second.manifest, &target)))?);
+    let peak = peak_memory();
+    same(inputs, &target)?;
+    std::fs::remove_dir_all(&target)?;
+    drop(ours);
+    std::fs::remove_dir_all(&region)?;
+    Ok(peak)
+}
+
+fn timed(work: impl FnOnce() -> Result<()>) -> Result<Cost> {
+    let (result, cost) = measure(work);
+    result.map(|()| cost)
+}
+
+/// Lets the disk finish what it was given, so that one side does not pay for the other.
+fn settle() -> Result<()> {
+    let status = std::process::Command::new("sync").status().context("running sync")?;
+    anyhow::ensure!(status.success(), "sync failed");
+    Ok(())
+}
+
+fn make_input(kind: &str, directory: &Path, files: usize) -> Result<Vec<PathBuf>> {
+    std::fs::create_dir(directory)?;
+    let (mut random, mut row) = (Random::new(4711), 1);
+    let mut buffer = vec![0; 1 << 20];
+    let mut paths = Vec::new();
+    for number in 0..files {
+        let path = directory.join(format!("{number:04}"));
+        let mut file = std::fs::File::create(&path)?;
+        for _ in 0..FILE / buffer.len() {
+            match kind {
+                "pages" => fill_pages(&mut random, &mut row, &mut buffer),
+                _ => fill_random(&mut random, &mut buffer),
+            }
+            file.write_all(&buffer)?;
+        }
+        file.sync_all()?;
+        paths.push(path);
+    }
+    debug_assert!(FILE.is_multiple_of(content::PAGE));
+    Ok(paths)
+}
+
+/// Proves that the restore brought back what was there.
+fn same(inputs: &[PathBuf], target: &Path) -> Result<()> {
+    for input in inputs {
+        let name = input.file_name().context("an input without a name")?;
+        anyhow::ensure!(
+            std::fs::read(input)? == std::fs::read(target.join(name))?,
+            "{} came back changed",
+            input.display()
+        );
+    }
+    Ok(())
+}
+
+fn report(kind: &str, costs: &Costs, ratios: &mut Map<String, Value>, figures: &mut Map<String, Value>) {
+    let mut figure = |name: &str, cost: Cost| {
+        let rate = cost.mib_per_second(costs.bytes);
+        eprintln!(
+            "{kind:>7} {name:<22} {rate:>8.0} MiB/s   {:>6.2} s wall {:>6.2} s cpu",
+            cost.wall.as_secs_f64(),
+            cost.cpu.as_secs_f64()
+        );
+        figures.insert(format!("{kind}.{name}_mib_s"), rounded(rate));
+        cost
+    };
+    figure("bare_store_1_thread", best(&costs.bare_store_one));
+    let pairs = [
+        ("backup", figure("bare_store", best(&costs.bare_store)), figure("backup", best(&costs.backup))),
+        ("unchanged", figure("bare_name", best(&costs.bare_name)), figure("unchanged", best(&costs.unchanged))),
+        ("restore", figure("bare_back", best(&costs.bare_back)), figure("restore", best(&costs.restore))),
+    ];
+    for (name, bare, ours) in pairs {
+        let ratio = bare.wall.as_secs_f64() / ours.wall.as_secs_f64().max(1e-9);
+        let by_cpu = bare.cpu.as_secs_f64() / ours.cpu.as_secs_f64().max(1e-9);
+        eprintln!("{kind:>7} {name:<22} {ratio:>8.2} of bare (by cpu time {by_cpu:.2}; bar {BAR})");
+        ratios.insert(format!("{kind}.{name}"), rounded(ratio));
+        figures.insert(format!("{kind}.{name}_by_cpu"), rounded(by_cpu));
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a figure")]
+    let compression = costs.bytes as f64 / costs.stored.max(1) as f64;
+    figures.insert(format!("{kind}.compression"), rounded(compression));
+}
+
+fn rounded(value: f64) -> Value {
+    json!((value * 100.0).round() / 100.0)
+}

@@ -1,0 +1,95 @@
+//! The same work through the whole pipeline: a repository with one file-system region, a backup, a restore.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use breakwater_core::{Attempt, JobId, SourceUid};
+use breakwater_pipeline::Progress;
+use breakwater_pipeline::backup::{BackupJob, BackupOutcome, run_backup};
+use breakwater_pipeline::restore::{RestoreJob, run_restore};
+use breakwater_repository::format::manifest::{Manifest, ManifestSource, SnapshotSession};
+use breakwater_repository::regions::{RegionOptions, RegionSet, Role};
+use breakwater_repository::session::{RegionWriter, SessionIntent};
+use breakwater_repository::{Access, BackupSession, CreateOptions, Place, Repository};
+use breakwater_runtime::{ByteBudget, SystemClock, SystemEntropy};
+use breakwater_storage::Storage;
+use tokio_util::sync::CancellationToken;
+
+use crate::source::Directory;
+
+/// The budget that an agent has.
+const BUDGET: u64 = 160 << 20;
+
+/// A repository in one directory, opened by a writer and by a recipient.
+#[derive(Debug)]
+pub struct Ours {
+    writer: Repository,
+    recipient: Repository,
+    set: RegionSet,
+    source: SourceUid,
+}
+
+impl Ours {
+    /// Makes a repository in `directory`, which must not exist.
+    pub async fn create(directory: &Path) -> Result<Ours> {
+        let places = vec![Place::new("local", Role::Sync, Storage::file_system(directory)?)];
+        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let options = CreateOptions::default();
+        let created = Repository::create(places.clone(), options, clock.clone(), entropy.clone()).await?;
+        let writer = Repository::open(places, Access::Writer(created.writer_key), clock, entropy).await?;
+        let options = RegionOptions { repository: Some(writer.id()), ..RegionOptions::default() };
+        let set = RegionSet::with_options(writer.handles(), 1, options)?;
+        Ok(Ours { writer, recipient: created.repository, set, source: SourceUid::from_bytes([1; 16]) })
+    }
+
+    /// Backs up the files of `input`, compared with `base`.
+    pub async fn backup(&self, input: &Path, base: Option<&Manifest>, threads: usize) -> Result<BackupOutcome> {
+        let writer = RegionWriter::new(self.set.clone(), Duration::from_secs(120));
+        let intent = SessionIntent {
+            snapshot: self.writer.new_snapshot(),
+            job: JobId::from_bytes([2; 16]),
+            attempt: Attempt(1),
+            bases: base
+                .map(|base| SnapshotSession { snapshot: base.snapshot, session: base.session })
+                .into_iter()
+                .collect(),
+            adopts: Vec::new(),
+        };
+        let session = BackupSession::begin(&self.writer, &writer, self.source, intent).await?;
+        let job = BackupJob {
+            engine: Box::new(Directory::open(input).context("opening the input")?),
+            session: Arc::new(session),
+            writer,
+            source: ManifestSource { uid: self.source, name: "bench".to_owned(), engine: "bench".to_owned() },
+            scheduled: None,
+            base: base.cloned(),
+            budget: ByteBudget::new(BUDGET),
+            threads,
+            read_rate: None,
+            scratch: std::env::temp_dir(),
+            progress: Arc::new(Progress::default()),
+            cancel: CancellationToken::new(),
+            log_gate: None,
+        };
+        Ok(run_backup(job).await?)
+    }
+
+    /// Restores into `target`, which must not exist.
+    pub async fn restore(&self, manifest: &Manifest, target: &Path) -> Result<()> {
+        let job = RestoreJob {
+            repository: self.recipient.clone(),
+            order: self.recipient.read_order(),
+            manifest: manifest.clone(),
+            target: target.to_owned(),
+            only: Vec::new(),
+            budget: ByteBudget::new(BUDGET),
+            parallel: 0,
+            progress: Arc::new(Progress::default()),
+            cancel: CancellationToken::new(),
+        };
+        run_restore(job).await?;
+        Ok(())
+    }
+}

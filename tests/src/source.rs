@@ -89,7 +89,7 @@ impl Fleet {
         let run = self.brctl().run(&["source", "check", source, "--output", "json"]).await?;
         let answer: Value =
             serde_json::from_str(&run.stdout).with_context(|| format!("not JSON: the answer of the check\n{run}"))?;
-        let findings = rows(&answer, "findings")?;
+        let findings = rows(answer.get("probe").context("the check says what it found")?, "findings")?;
         let blocking: Vec<Value> =
             findings.iter().filter(|one| text(one, "severity").is_ok_and(|word| word == "blocking")).cloned().collect();
         let expected = if blocking.is_empty() { 0 } else { 4 };

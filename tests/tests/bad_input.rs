@@ -9,6 +9,7 @@ use breakwater_testkit::dirs::temp_dir;
 use breakwater_testkit::fault::SmallDisk;
 use breakwater_testkit::port::free_port;
 use breakwater_testkit::postgres::{Cluster, Version};
+use breakwater_testkit::process::{Finished, Program};
 use breakwater_testkit::tree::tree_hash;
 use breakwater_testkit::user::is_root;
 use breakwater_testkit::wait;
@@ -16,7 +17,7 @@ use breakwater_tests::brctl::{number, rows, text};
 use breakwater_tests::fleet::AGENT;
 use breakwater_tests::load::{bulk_hash, fill};
 use breakwater_tests::source::{ROLE, plan_yaml, source_yaml, sqlite_yaml};
-use breakwater_tests::{Brctl, Fleet};
+use breakwater_tests::{Brctl, Fleet, Region};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -34,7 +35,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// `repository create` into places, with keys in `keys`.
-async fn create(brctl: &Brctl, keys: &Path, regions: &[(&str, &str)]) -> Result<breakwater_testkit::process::Finished> {
+async fn create(brctl: &Brctl, keys: &Path, regions: &[(&str, &str)]) -> Result<Finished> {
     let mut words = vec!["repository".to_owned(), "create".to_owned()];
     words.extend(regions.iter().map(|(name, url)| format!("--region={name}={url}")));
     for (flag, name) in [("writer-key-out", "writer"), ("key-out", "restore"), ("recovery-key-out", "recovery")] {
@@ -42,6 +43,10 @@ async fn create(brctl: &Brctl, keys: &Path, regions: &[(&str, &str)]) -> Result<
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     brctl.run(&words).await
+}
+
+fn objects(dir: &Path) -> usize {
+    Region::new("any", dir).names("").len()
 }
 
 #[tokio::test]
@@ -62,7 +67,7 @@ async fn places_that_cannot_hold_a_repository_are_refused_and_left_alone() -> Re
         let answer = create(&brctl, &keys, &[("east", &place("one")), ("west", &other)]).await?;
         ensure!([2, 4].contains(&answer.code()?), "{answer}");
         says(&answer.stderr, &["east", "west"])?;
-        ensure!(std::fs::read_dir(dir.path().join("one"))?.count() == 0, "{other}: something is left in the place");
+        ensure!(objects(&dir.path().join("one")) == 0, "{other}: something is left in the place");
         nothing_made(&other)?;
     }
 
@@ -70,7 +75,7 @@ async fn places_that_cannot_hold_a_repository_are_refused_and_left_alone() -> Re
     let missing = place("not-mounted/west");
     let answer = create(&brctl, &keys, &[("east", &place("one")), ("west", &missing)]).await?;
     says(&answer.failure(8)?, &["west", "not-mounted", "hint:"])?;
-    ensure!(std::fs::read_dir(dir.path().join("one"))?.count() == 0, "the region that is there stays empty");
+    ensure!(objects(&dir.path().join("one")) == 0, "the region that is there stays empty");
     nothing_made("unreachable")?;
 
     // A place with something in it.
@@ -178,6 +183,21 @@ async fn nobody_gets_in_without_proof() -> Result<()> {
     std::fs::write(&ca, text(&context, "ca")?)?;
     let away = nobody.env("BRCTL_TOKEN", text(&context, "token")?).env("BRCTL_CA", &shown(&ca));
     says(&away.fails(8, &["status", "--controller", &url, "--timeout", "5s"]).await?, &[&url, "hint:"])?;
+
+    // The certificate of another installation proves nothing here, neither a controller's nor an agent's.
+    let mut stranger = Fleet::builder().start().await?;
+    let their_context = shown(&stranger.controller_dir().join("brctl.json"));
+    let ours = fleet.controller_url();
+    let there = Brctl::alone()?.env("BRCTL_CONTEXT_FILE", &their_context);
+    says(&there.fails(3, &["status", "--controller", &ours, "--timeout", "10s"]).await?, &[&ours, "certificate"])?;
+    stranger.agent().stop().await?;
+    let stray = Program::agent()?.args(["run", "--controller", &ours, "--data-dir"]).arg(stranger.agent_dir(AGENT));
+    let mut stray = stray.start("an agent of another installation")?;
+    let line = stray.wait_for_line("certificate", PATIENCE).await;
+    says(&line, &[&ours])?;
+    let agents = brctl.json(&["agent", "list"]).await?;
+    ensure!(rows(&agents, "agents")?.len() == 1, "{agents:#}");
+    stray.kill9().await?;
 
     // Agents: a token works once, for its own name, and not after it was revoked.
     let token = brctl.json(&["agent", "token", "create", "--name", "db-2"]).await?;

@@ -18,14 +18,16 @@ pub(crate) async fn probe(settings: &PostgresSettings) -> Result<Probe, EngineEr
     let mut findings = Vec::new();
     cluster_findings(&server, settings, &mut findings);
     let tablespaces = tablespace_findings(&client, &mut findings).await?;
-    role_findings(&client, &server, settings, &mut findings).await?;
+    let rights = role_findings(&client, &server, settings, &mut findings).await?;
     slot_findings(&client, &server, settings, &mut findings).await?;
-    replication_findings(settings, &server, &mut findings).await?;
+    replication_findings(settings, &server, rights, &mut findings).await?;
 
     let mut size_bytes = 0;
     let mut page_size = server.setting("block_size").and_then(|text| text.parse().ok()).unwrap_or(8192);
     let directory = match server.data_directory(settings.data_directory.as_deref()) {
         Ok(directory) => Some(directory),
+        // The right that is lacking was named above, with the line that grants it.
+        Err(_) if !rights.settings => None,
         Err(error) => {
             findings.push(of_error(error));
             None
@@ -142,13 +144,22 @@ async fn tablespace_findings(client: &SqlClient, findings: &mut Vec<Finding>) ->
     Ok(!names.is_empty())
 }
 
+/// Rights without which other questions have no answer.
+#[derive(Clone, Copy, Debug)]
+struct Rights {
+    /// To replicate.
+    replication: bool,
+    /// To read all settings.
+    settings: bool,
+}
+
 /// Rights of our role. The functions' rights are per database, so the lines name ours.
 async fn role_findings(
     client: &SqlClient,
     server: &Server,
     settings: &PostgresSettings,
     findings: &mut Vec<Finding>,
-) -> Result<(), EngineError> {
+) -> Result<Rights, EngineError> {
     let functions = if server.major() >= 15 {
         ["pg_backup_start(text, boolean)", "pg_backup_stop(boolean)"]
     } else {
@@ -192,7 +203,7 @@ async fn role_findings(
             &lines,
         );
     }
-    Ok(())
+    Ok(Rights { replication: superuser || right(1), settings: superuser || right(2) })
 }
 
 /// The slot and the limits around it.
@@ -274,6 +285,7 @@ async fn slot_findings(
 async fn replication_findings(
     settings: &PostgresSettings,
     server: &Server,
+    rights: Rights,
     findings: &mut Vec<Finding>,
 ) -> Result<(), EngineError> {
     let tried = async { WalSender::connect(&settings.connection).await?.identify_system().await }.await;
@@ -287,6 +299,8 @@ async fn replication_findings(
             Err(EngineError::new(EngineErrorKind::Conflict, what)
                 .hint("connect to the server itself, not through a proxy"))
         }
+        // The server let us in and then found the right lacking that was named above: `pg_hba.conf` is not to blame.
+        Err(WalSenderError::Server { source, .. }) if !rights.replication && source.sqlstate == "42501" => Ok(()),
         Err(error) => {
             findings.push(replication_refused(settings, &error));
             Ok(())

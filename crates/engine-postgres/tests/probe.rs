@@ -88,6 +88,23 @@ async fn doing_what_it_says_makes_a_server_ready(version: Version) {
     log.forget().await.unwrap();
 }
 
+/// Where every connection is let in, a rule that asks for a password would shut the role out.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_rule_that_is_missing_is_asked_for() {
+    let cluster = Cluster::builder(Version::V17).start().await.unwrap();
+    cluster.psql("create role breakwater login").await.unwrap();
+    let (socket, port) = (cluster.socket_dir().display(), cluster.port());
+    let connection = format!("host={socket} port={port} user=breakwater dbname=postgres").parse().unwrap();
+    let settings = PostgresSettings::new(&Name::new("limited").unwrap(), connection).unwrap();
+    let probe = probe(settings).await;
+    blocks(&probe, "may not replicate");
+    blocks(&probe, "may not read all settings");
+    for finding in probe.findings.iter().filter(|finding| finding.severity == Severity::Blocking) {
+        assert!(!finding.lines.is_empty(), "a line mends it: {finding:?}");
+        assert!(finding.lines.iter().all(|line| !line.contains("scram")), "{finding:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn doing_what_it_says_makes_a_server_ready_on_15() {
     doing_what_it_says_makes_a_server_ready(Version::V15).await;

@@ -1,0 +1,301 @@
+//! A backup: prove that the log arrives, read the source, commit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use breakwater_core::{LogPosition, SessionId, SnapshotId, SourceUid};
+use breakwater_engine::BackupRequest;
+use breakwater_pipeline::backup::{BackupJob, BackupOutcome, Commit, GateError, LogGate, run_backup};
+use breakwater_proto::v1;
+use breakwater_repository::format::manifest::{Manifest, ManifestSource, SnapshotSession};
+use breakwater_repository::{BackupSession, FenceOutcome, Repository, Selector, SessionIntent};
+
+use super::context::JobContext;
+use crate::error::AgentError;
+use crate::repositories::OpenRepository;
+use crate::sources::receive::ensure_source;
+use crate::sources::{Source, state::StreamState};
+use crate::toolbox::Toolbox;
+
+/// How long a record that was just written may take into the regions before the log counts as not arriving.
+const LOG_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the log of a finished read may take into the regions.
+const GATE_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// Dead sessions whose packs one backup may use.
+const ADOPTED_MAX: usize = 64;
+
+/// Takes the backup that `spec` asks for.
+pub(super) async fn run(
+    tools: &Arc<Toolbox>,
+    context: &JobContext,
+    start: &v1::StartJob,
+    spec: &v1::BackupSpec,
+) -> Result<serde_json::Value, AgentError> {
+    if !matches!(spec.read.as_str(), "" | "full") {
+        return Err(AgentError::Refused(format!(
+            "reading a source `{}` is not in this version (hint: full)",
+            spec.read
+        )));
+    }
+    let snapshot: SnapshotId =
+        spec.snapshot_id.parse().map_err(|error| AgentError::Invalid(format!("the snapshot: {error}")))?;
+    let source = tools.sources.get(&spec.source_uid).ok_or_else(|| {
+        let name = start.source.as_ref().map_or(spec.source_uid.as_str(), |source| source.name.as_str());
+        AgentError::Refused(format!(
+            "source `{name}` is not assigned to this agent, so nothing receives its log (hint: brctl get plan, and look whether one covers it)"
+        ))
+    })?;
+    let repository =
+        source.assigned.repository.as_ref().ok_or_else(|| {
+            AgentError::Refused(format!("no plan gives source `{}` a repository", source.assigned.name))
+        })?;
+
+    let probe = context
+        .phase("probing", async {
+            let probe = source.engine().probe().await;
+            probe.map_err(AgentError::engine(format!("looking at source `{}`", source.assigned.name)))
+        })
+        .await?;
+    refuse_unready(&source, &probe)?;
+    let open = tools.repositories.open(repository).await?;
+    ensure_source(&open, &source, &probe.identity).await?;
+    if source.assigned.stream {
+        context.phase("log", prove_log(&source)).await?;
+    }
+    let session = context.phase("preparing", begin(&open, &source, context, snapshot)).await;
+    let (session, base) = match session? {
+        Begun::Session(session, base) => (session, base),
+        Begun::AlreadyThere(manifest) => return Ok(already_there(&manifest)),
+    };
+    let request = BackupRequest {
+        label: context.id.to_string(),
+        fast: true,
+        extent_size: open.repository.descriptor().extent_size,
+    };
+    let engine = context
+        .phase("reading", async {
+            let begun = source.engine().begin_backup(request).await;
+            begun.map_err(AgentError::engine(format!("beginning to read source `{}`", source.assigned.name)))
+        })
+        .await?;
+    let job = BackupJob {
+        engine,
+        session: Arc::from(session),
+        writer: open.writer(),
+        source: ManifestSource {
+            uid: source.uid,
+            name: source.assigned.name.clone(),
+            engine: source.assigned.engine.clone(),
+        },
+        scheduled: None,
+        base: base.map(|base| *base),
+        budget: tools.budget.clone(),
+        threads: 0,
+        read_rate: None,
+        scratch: tools.scratch.clone(),
+        progress: Arc::clone(&context.progress),
+        cancel: context.cancel.clone(),
+        log_gate: source.assigned.stream.then(|| gate(&source)),
+    };
+    std::fs::create_dir_all(&tools.scratch).map_err(AgentError::file("cannot make", &tools.scratch))?;
+    let reading = async {
+        run_backup(job).await.map_err(AgentError::pipeline(format!("backing up source `{}`", source.assigned.name)))
+    };
+    let outcome = context.phase_to_its_end("reading", reading).await?;
+    if let (Commit::Committed { .. }, Some(start)) = (&outcome.commit, outcome.manifest.start) {
+        source.note_base(start);
+    }
+    Ok(summary(&open, &outcome))
+}
+
+fn refuse_unready(source: &Source, probe: &breakwater_engine::Probe) -> Result<(), AgentError> {
+    let blocking = probe.findings.iter().find(|finding| finding.severity == breakwater_engine::Severity::Blocking);
+    match blocking {
+        None => Ok(()),
+        Some(finding) => Err(AgentError::Refused(format!(
+            "source `{}` is not ready: {} (hint: {}; brctl source check {} shows all lines)",
+            source.assigned.name, finding.what, finding.next_step, source.assigned.name
+        ))),
+    }
+}
+
+/// Proves that the log arrives: a record that is written now becomes durable in the regions.
+async fn prove_log(source: &Source) -> Result<(), AgentError> {
+    let name = &source.assigned.name;
+    let state = source.state();
+    if let (false, Some(failure)) = (state.flows(), &state.failure) {
+        return Err(AgentError::Unavailable(format!(
+            "the log of source `{name}` is not received ({}): {}",
+            state.shown(),
+            failure.message
+        )));
+    }
+    let log = source.engine().log_source().ok_or_else(|| AgentError::Defect("a stream without a log".to_owned()))?;
+    let nudged = log.nudge().await;
+    let position = nudged.map_err(AgentError::engine(format!("writing a record into the log of source `{name}`")))?;
+    wait_durable(source, position, LOG_PATIENCE).await.map_err(|error| AgentError::Unavailable(error.reason))
+}
+
+/// Waits until enough regions hold the log up to `position`.
+pub(super) async fn wait_durable(source: &Source, position: LogPosition, patience: Duration) -> Result<(), GateError> {
+    let mut watching = source.watch();
+    let waiting = watching.wait_for(|state: &StreamState| state.is_durable(position));
+    match tokio::time::timeout(patience, waiting).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => Err(GateError {
+            reason: format!("source `{}` is not looked after any more", source.assigned.name),
+            class: breakwater_core::ErrorClass::Refused,
+        }),
+        Err(_) => {
+            let state = source.state();
+            let durable = state.durable.map_or_else(|| "nothing".to_owned(), |durable| durable.to_string());
+            let why = state.failure.map(|failure| format!(": {}", failure.message)).unwrap_or_default();
+            Err(GateError {
+                reason: format!(
+                    "the log of source `{}` does not arrive in the regions: {position} is needed, {durable} is durable after \
+                     {} s, the stream is {}{why} (hint: brctl lag)",
+                    source.assigned.name,
+                    patience.as_secs(),
+                    state.word.as_str()
+                ),
+                class: breakwater_core::ErrorClass::Unavailable,
+            })
+        }
+    }
+}
+
+fn gate(source: &Arc<Source>) -> LogGate {
+    let source = Arc::clone(source);
+    Box::new(move |position| Box::pin(async move { wait_durable(&source, position, GATE_PATIENCE).await }))
+}
+
+enum Begun {
+    Session(Box<BackupSession>, Option<Box<Manifest>>),
+    /// An earlier attempt has committed the snapshot.
+    AlreadyThere(Box<Manifest>),
+}
+
+/// Opens the session of this attempt: with the newest snapshot to compare with, and with what dead sessions left behind.
+async fn begin(
+    open: &OpenRepository,
+    source: &Source,
+    context: &JobContext,
+    snapshot: SnapshotId,
+) -> Result<Begun, AgentError> {
+    let repository = &open.repository;
+    let doing = |what: &'static str| AgentError::repository(what);
+    let writer = open.writer();
+    let dead = repository.adoptable(source.uid).await.map_err(doing("looking for unfinished sessions"))?;
+    for (name, error) in &dead.unreadable {
+        tracing::warn!(object = %name, error = %breakwater_core::Chain(error), "an unfinished session cannot be read");
+    }
+    let mut adopts: Vec<SessionId> = Vec::new();
+    for session in dead.sessions.iter().rev() {
+        for id in std::iter::once(session.open.session).chain(session.open.adopts.iter().copied()) {
+            if adopts.len() < ADOPTED_MAX && !adopts.contains(&id) {
+                adopts.push(id);
+            }
+        }
+        if session.open.snapshot == snapshot {
+            let reason = format!("attempt {} of job {} takes over", context.attempt, context.id);
+            let register = (snapshot, session.open.session);
+            let fenced = repository.fence(&writer, source.uid, register, &reason).await;
+            match fenced.map_err(doing("fencing an earlier attempt"))? {
+                FenceOutcome::Committed(manifest) => return Ok(Begun::AlreadyThere(manifest)),
+                FenceOutcome::Established => {}
+                FenceOutcome::Open(causes) => {
+                    let regions: Vec<&str> = causes.iter().map(|cause| cause.region.as_str()).collect();
+                    // If it turns out to be committed there, both are the same snapshot and the lower attempt counts.
+                    tracing::warn!(session = %session.open.session, ?regions, "an earlier attempt may still commit there");
+                }
+            }
+        }
+    }
+    let base = newest(repository, source.uid).await?;
+    let bases = base.iter().map(|base| SnapshotSession { snapshot: base.snapshot, session: base.session }).collect();
+    let intent = SessionIntent { snapshot, job: context.id, attempt: context.attempt, bases, adopts };
+    let session = BackupSession::begin(repository, &writer, source.uid, intent)
+        .await
+        .map_err(doing("opening a session in the repository"))?;
+    Ok(Begun::Session(Box::new(session), base.map(Box::new)))
+}
+
+/// The newest snapshot of the source, to compare with. Not having one costs bytes and nothing else.
+async fn newest(repository: &Repository, source: SourceUid) -> Result<Option<Manifest>, AgentError> {
+    let order = repository.read_order();
+    let found = match repository.find_snapshot(&order, Some(source), &Selector::Latest).await {
+        Ok(found) => found,
+        Err(error) if error.class() == breakwater_core::ErrorClass::NotFound => return Ok(None),
+        Err(error) => {
+            tracing::warn!(error = %breakwater_core::Chain(&error), "no snapshot to compare with; everything is read as new");
+            return Ok(None);
+        }
+    };
+    match repository.manifest(&order, source, found.id, found.session).await {
+        Ok(manifest) => Ok(Some(manifest)),
+        Err(error) => {
+            tracing::warn!(snapshot.id = %found.id, error = %breakwater_core::Chain(&error), "the newest snapshot cannot be compared with");
+            Ok(None)
+        }
+    }
+}
+
+fn already_there(manifest: &Manifest) -> serde_json::Value {
+    serde_json::json!({
+        "snapshot": manifest.snapshot,
+        "session": manifest.session,
+        "consistent_at": manifest.consistent_at,
+        "start": manifest.start,
+        "end": manifest.end,
+        "totals": totals(manifest),
+        "regions": {},
+        "warnings": manifest.warnings,
+        "damaged_pages": 0,
+        "outcome": "superseded",
+    })
+}
+
+fn totals(manifest: &Manifest) -> serde_json::Value {
+    let totals = &manifest.totals;
+    serde_json::json!({
+        "files": totals.files,
+        "others": totals.others,
+        "bytes": totals.bytes,
+        "read_bytes": totals.read,
+        "new_bytes": totals.new,
+        "reused_bytes": totals.reused,
+        "zero_bytes": totals.zeros,
+        "stored_bytes": totals.stored,
+    })
+}
+
+fn summary(open: &OpenRepository, outcome: &BackupOutcome) -> serde_json::Value {
+    let manifest = &outcome.manifest;
+    let mut regions = serde_json::Map::new();
+    let word = match &outcome.commit {
+        Commit::Committed { held, owed } => {
+            regions.extend(held.iter().map(|region| (region.clone(), "held".into())));
+            regions.extend(owed.iter().map(|region| (region.clone(), "owed".into())));
+            // Regions that were never seen are not in the set, and get everything once they are there.
+            for region in open.repository.regions() {
+                regions.entry(region.name()).or_insert_with(|| "unreachable".into());
+            }
+            "committed"
+        }
+        Commit::AlreadyCommitted { .. } => "superseded",
+    };
+    serde_json::json!({
+        "snapshot": manifest.snapshot,
+        "session": manifest.session,
+        "consistent_at": manifest.consistent_at,
+        "start": manifest.start,
+        "end": manifest.end,
+        "totals": totals(manifest),
+        "regions": regions,
+        "warnings": manifest.warnings,
+        "damaged_pages": outcome.damaged_count,
+        "outcome": word,
+    })
+}

@@ -1,0 +1,60 @@
+//! What a restore would do, without doing it.
+
+use std::sync::Arc;
+
+use breakwater_proto::v1;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::AgentError;
+use crate::jobs::restore::prepare;
+use crate::restore::stop_in_words;
+use crate::toolbox::Toolbox;
+
+pub(super) async fn show(
+    tools: &Toolbox,
+    question: &v1::Question,
+    repository: &v1::RepositorySpec,
+    ask: &v1::AskPreview,
+) -> Result<Value, AgentError> {
+    let spec = ask
+        .restore
+        .as_ref()
+        .ok_or_else(|| AgentError::Invalid("the question says nothing of the restore".to_owned()))?;
+    let watched = (Arc::default(), CancellationToken::new());
+    let request = match prepare(tools, question.source.as_ref(), Some(repository), spec, watched).await {
+        Ok(request) => request,
+        Err(error) => return Ok(refused(&error)),
+    };
+    let plan = &request.plan;
+    let log = plan.log_size();
+    let end = plan.log.as_ref().map(|log| log.end);
+    let refusal = request.check().await.err().map(|error| breakwater_core::Chain(&error).to_string());
+    Ok(json!({
+        "base": {
+            "snapshot": plan.snapshot.id,
+            "consistent_at": plan.snapshot.consistent_at,
+            "regions": plan.snapshot.regions,
+        },
+        "segments": log.pieces,
+        "log_bytes": log.bytes,
+        "log_stored_bytes": log.stored,
+        "bytes": plan.manifest.totals.bytes,
+        "files": plan.manifest.totals.files,
+        "from": plan.manifest.start.map(|start| start.to_string()),
+        "to": end.map(|end| end.to_string()),
+        "stop": stop_in_words(&plan.stop),
+        "reaches": plan.reaches.map(|moment| moment.to_string()),
+        "target": spec.target,
+        "expected_seconds": Value::Null,
+        "refused": refusal,
+    }))
+}
+
+fn refused(error: &AgentError) -> Value {
+    json!({
+        "base": null, "segments": 0, "log_bytes": 0, "log_stored_bytes": 0, "bytes": 0, "files": 0, "from": null, "to": null,
+        "stop": null, "reaches": null, "expected_seconds": null,
+        "refused": breakwater_core::Chain(error).to_string(),
+    })
+}

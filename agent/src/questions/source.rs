@@ -1,0 +1,33 @@
+//! Whether a source can be protected, with the exact lines that are missing.
+
+use breakwater_proto::v1;
+use serde_json::{Value, json};
+
+use crate::error::AgentError;
+use crate::toolbox::Toolbox;
+use crate::wiring;
+
+pub(super) async fn check(tools: &Toolbox, assigned: Option<&v1::AssignedSource>) -> Result<Value, AgentError> {
+    let assigned = assigned.ok_or_else(|| AgentError::Invalid("the question names no source".to_owned()))?;
+    let scratch = tools.scratch.join(&assigned.uid);
+    let wired = wiring::engine(&assigned.engine, &assigned.name, &assigned.settings_json, &scratch, &tools.clock)?;
+    Ok(match wired.engine.probe().await {
+        Ok(probe) => json!({
+            "source": assigned.name,
+            "engine": assigned.engine,
+            "ready": probe.is_ready(),
+            "probe": probe,
+            "stream": tools.sources.get(&assigned.uid).filter(|source| source.assigned.stream).map(|source| {
+                let state = source.state();
+                json!({ "state": state.shown(), "failure": state.failure.map(|failure| failure.message) })
+            }),
+        }),
+        Err(error) => json!({
+            "source": assigned.name,
+            "engine": assigned.engine,
+            "ready": false,
+            "class": error.class().as_str(),
+            "error": breakwater_core::Chain(&error).to_string(),
+        }),
+    })
+}

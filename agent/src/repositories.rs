@@ -1,0 +1,332 @@
+//! The repositories that this agent works with: opened once, kept, watched, and opened anew when they change.
+//!
+//! Invariant: a region whose id was seen once is known for ever, also when it is away at the next start, so that what it
+//! misses becomes its debt and is never taken for nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use breakwater_core::{Chain, Clock, Entropy, RegionId, RepositoryId};
+use breakwater_proto::v1;
+use breakwater_repository::format::ObjectName;
+use breakwater_repository::format::descriptor::RegionRecord;
+use breakwater_repository::regions::{RegionOptions, RegionSet, Role};
+use breakwater_repository::session::RegionWriter;
+use breakwater_repository::{Access, Place, RegionState, Repository};
+use breakwater_runtime::{RetryPolicy, TaskGroup};
+use breakwater_storage::Storage;
+use tokio_util::sync::CancellationToken;
+
+use crate::durable;
+use crate::error::AgentError;
+use crate::keyring::{Keyring, Keys};
+use crate::session::outbox::Outbox;
+
+/// Tries of one call on a place; longer outages are bridged by debts and the spool.
+const RETRY: RetryPolicy = RetryPolicy::new(3, Duration::from_millis(100), Duration::from_secs(1));
+
+/// How long one write may wait for enough regions.
+pub(crate) const WRITE_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often the health of regions is reported.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// How long asking one region who it is may take.
+const IDENTIFY: Duration = Duration::from_secs(10);
+
+/// Opens and keeps repositories. A clone is another handle.
+#[derive(Clone, Debug)]
+pub struct Repositories {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    keyring: Keyring,
+    /// Where the ids of regions are kept.
+    known: PathBuf,
+    outbox: Arc<Outbox>,
+    tasks: TaskGroup,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    slots: Mutex<HashMap<String, Slot>>,
+}
+
+/// One repository name; the lock lets one caller open while others wait for the result.
+type Slot = Arc<tokio::sync::Mutex<Option<Arc<OpenRepository>>>>;
+
+/// A repository opened for adding.
+#[derive(Debug)]
+pub struct OpenRepository {
+    /// What the controller says of it.
+    pub spec: v1::RepositorySpec,
+    /// Opened with the writer key where there is one.
+    pub repository: Repository,
+    /// Its regions.
+    pub set: RegionSet,
+    /// Cancelled when it must be opened anew: its declaration changed, or a region became known.
+    pub stale: CancellationToken,
+}
+
+impl OpenRepository {
+    /// Writes into its regions.
+    pub fn writer(&self) -> RegionWriter {
+        RegionWriter::new(self.set.clone(), WRITE_PATIENCE)
+    }
+
+    /// The name of a region.
+    pub fn region_name(&self, id: RegionId) -> String {
+        self.set.handle(id).map_or_else(|_| id.to_string(), |handle| handle.name.clone())
+    }
+}
+
+impl Repositories {
+    /// Opens with the keys of `keyring`; keeps what it learns of regions in `known`.
+    pub fn new(
+        keyring: Keyring,
+        known: PathBuf,
+        outbox: Arc<Outbox>,
+        tasks: TaskGroup,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        let slots = Mutex::default();
+        Repositories { inner: Arc::new(Inner { keyring, known, outbox, tasks, clock, entropy, slots }) }
+    }
+
+    /// The repository of `spec`, opened for adding.
+    pub async fn open(&self, spec: &v1::RepositorySpec) -> Result<Arc<OpenRepository>, AgentError> {
+        let slot = {
+            let mut slots = self.inner.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(slots.entry(spec.name.clone()).or_default())
+        };
+        let mut slot = slot.lock().await;
+        if let Some(open) = slot.as_ref().filter(|open| open.spec == *spec && !open.stale.is_cancelled()) {
+            return Ok(Arc::clone(open));
+        }
+        if let Some(old) = slot.take() {
+            old.stale.cancel();
+        }
+        let repository = self.open_with(spec, Keys::for_writing).await?;
+        let set = region_set(&repository, spec, &self.inner.clock)?;
+        let stale = CancellationToken::new();
+        let open = Arc::new(OpenRepository { spec: spec.clone(), repository, set, stale });
+        self.inner.tasks.spawn("audit", audit(Arc::clone(&open), self.inner.tasks.token()));
+        self.inner.tasks.spawn("regions", watch(Arc::clone(&open), self.clone(), self.inner.tasks.token()));
+        *slot = Some(Arc::clone(&open));
+        Ok(open)
+    }
+
+    /// The repository of `spec`, opened with a recipient's key: the only way to content.
+    pub async fn open_for_restore(&self, spec: &v1::RepositorySpec) -> Result<Repository, AgentError> {
+        self.open_with(spec, Keys::for_restoring).await
+    }
+
+    async fn open_with(
+        &self,
+        spec: &v1::RepositorySpec,
+        choose: fn(&Keys) -> Option<Access>,
+    ) -> Result<Repository, AgentError> {
+        let inner = &self.inner;
+        let mut places = places(spec, &inner.entropy)?;
+        let id = identify(&spec.name, &places).await?;
+        let keys = inner.keyring.of(id)?;
+        let access = choose(&keys).ok_or_else(|| no_recipient(id, &inner.keyring))?;
+        let known = self.known(id)?;
+        for place in &mut places {
+            place.id = known.get(&place.name).copied();
+        }
+        let opening = Repository::open(places, access, Arc::clone(&inner.clock), Arc::clone(&inner.entropy));
+        let repository =
+            opening.await.map_err(AgentError::repository(format!("opening repository `{}`", spec.name)))?;
+        self.remember(&repository, known)?;
+        Ok(repository)
+    }
+
+    fn known_path(&self, repository: RepositoryId) -> PathBuf {
+        self.inner.known.join(format!("{repository}.json"))
+    }
+
+    fn known(&self, repository: RepositoryId) -> Result<BTreeMap<String, RegionId>, AgentError> {
+        let Some(bytes) = durable::read(&self.known_path(repository))? else { return Ok(BTreeMap::new()) };
+        // A damaged file costs only what it knew of regions that are away just now.
+        Ok(serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    fn remember(&self, repository: &Repository, mut known: BTreeMap<String, RegionId>) -> Result<(), AgentError> {
+        let before = known.clone();
+        for region in repository.regions() {
+            known.extend(region.id().map(|id| (region.name().to_owned(), id)));
+        }
+        if known == before {
+            return Ok(());
+        }
+        durable::make_private_directory(&self.inner.known)?;
+        let text = serde_json::to_vec_pretty(&known).expect("names and ids become JSON");
+        durable::replace(&self.known_path(repository.id()), &text)
+    }
+}
+
+/// The set over all regions of `repository` whose id is known.
+fn region_set(
+    repository: &Repository,
+    spec: &v1::RepositorySpec,
+    clock: &Arc<dyn Clock>,
+) -> Result<RegionSet, AgentError> {
+    let options =
+        RegionOptions { clock: Arc::clone(clock), repository: Some(repository.id()), ..RegionOptions::default() };
+    let commit = usize::try_from(spec.commit.max(1)).unwrap_or(usize::MAX);
+    let handles = repository.handles();
+    let sync = handles.iter().filter(|handle| handle.role == Role::Sync).count();
+    if sync < commit && handles.len() < spec.regions.len() {
+        let unseen = repository.regions().iter().filter(|region| region.id().is_none());
+        let unseen: Vec<&str> = unseen.map(|region| region.name()).collect();
+        return Err(AgentError::Unavailable(format!(
+            "repository `{}` needs {commit} sync regions, and these were never seen from this host: {} (hint: are the \
+             places mounted?)",
+            spec.name,
+            unseen.join(", ")
+        )));
+    }
+    Ok(RegionSet::with_options(handles, commit, options)?)
+}
+
+fn no_recipient(repository: RepositoryId, keyring: &Keyring) -> AgentError {
+    AgentError::Denied(format!(
+        "opening content of repository {repository} needs a recipient's key, and {} holds only the writer key (hint: put \
+         the key that `repository create` made beside it, or restore with `brctl --offline` where the key is)",
+        keyring.directory().display()
+    ))
+}
+
+/// The places of a specification: traced, and tried again while they do not answer.
+pub fn places(spec: &v1::RepositorySpec, entropy: &Arc<dyn Entropy>) -> Result<Vec<Place>, AgentError> {
+    let place = |region: &v1::RegionSpec| {
+        let role = match region.role.as_str() {
+            "sync" | "" => Role::Sync,
+            "async" => Role::Async,
+            "archive" => Role::Archive,
+            other => {
+                return Err(AgentError::Invalid(format!("region `{}` has the unknown role `{other}`", region.name)));
+            }
+        };
+        let storage = Storage::open_existing(&region.url)
+            .map_err(|source| AgentError::Storage { region: region.name.clone(), source })?;
+        let storage = storage.traced(&region.name).with_retry(RETRY, Arc::clone(entropy));
+        Ok(Place::new(&region.name, role, storage))
+    };
+    spec.regions.iter().map(place).collect()
+}
+
+/// Asks the places which repository they belong to; the first answer counts, and opening compares the others with it.
+async fn identify(name: &str, places: &[Place]) -> Result<RepositoryId, AgentError> {
+    let asked = places.iter().map(|place| async move {
+        let name = ObjectName::Region.to_string();
+        match tokio::time::timeout(IDENTIFY, place.storage.get(&name)).await {
+            Ok(Ok(bytes)) => RegionRecord::decode(&bytes)
+                .map(|record| record.repository)
+                .map_err(|error| format!("{}: {}", place.name, Chain(&error))),
+            Ok(Err(error)) if error.is_not_found() => {
+                Err(format!("{}: {} holds no repository", place.name, place.storage.location()))
+            }
+            Ok(Err(error)) => Err(format!("{}: {}", place.name, Chain(&error))),
+            Err(_) => Err(format!("{}: no answer in time", place.name)),
+        }
+    });
+    let mut troubles = Vec::new();
+    for answer in futures::future::join_all(asked).await {
+        match answer {
+            Ok(id) => return Ok(id),
+            Err(trouble) => troubles.push(trouble),
+        }
+    }
+    Err(AgentError::Unavailable(format!(
+        "no region of repository `{name}` can be used: {} (hint: are the places mounted? a new repository is made with \
+         `brctl repository create`)",
+        troubles.join("; ")
+    )))
+}
+
+/// Finds what regions miss of what was written before this process began.
+async fn audit(open: Arc<OpenRepository>, stop: CancellationToken) {
+    let work = async {
+        let sources = match open.repository.sources(&open.repository.read_order()).await {
+            Ok(sources) => sources.uids.into_iter().collect::<Vec<_>>(),
+            Err(error) => {
+                tracing::warn!(repository = open.spec.name, error = %Chain(&error), "regions could not be compared");
+                return;
+            }
+        };
+        let report = open.set.audit(&sources).await;
+        for region in report.regions.iter().filter(|region| region.missing_objects > 0) {
+            tracing::info!(
+                repository = open.spec.name,
+                region = open.region_name(region.id),
+                objects = region.missing_objects,
+                bytes = region.missing_bytes,
+                "a region misses objects; they are copied over"
+            );
+        }
+        for conflict in &report.conflicts {
+            tracing::error!(
+                repository = open.spec.name,
+                object = conflict,
+                "regions hold different objects of one name"
+            );
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = open.stale.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Reports the health of the regions, and notices when one becomes known that was not.
+async fn watch(open: Arc<OpenRepository>, repositories: Repositories, stop: CancellationToken) {
+    let mut every = tokio::time::interval(REPORT_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = open.stale.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        repositories.inner.outbox.regions(report(&open, repositories.inner.clock.now().as_micros()));
+        for region in open.repository.regions().iter().filter(|region| region.id().is_none()) {
+            if region.ready().await.is_ok() {
+                tracing::info!(repository = open.spec.name, region = region.name(), "a region is there now");
+                open.stale.cancel();
+            }
+        }
+    }
+}
+
+fn report(open: &OpenRepository, now: i64) -> v1::RegionReport {
+    let statuses = open.set.statuses();
+    let regions = open.repository.regions().iter().map(|region| {
+        let status = statuses.iter().find(|status| status.name == region.name());
+        let Some(status) = status else {
+            let why = match region.state() {
+                RegionState::Away(why) => why,
+                RegionState::Ready => String::new(),
+            };
+            let (region, last_error) = (region.name().to_owned(), why);
+            return v1::RegionHealth { region, last_error, observed: now, ..v1::RegionHealth::default() };
+        };
+        let reachable = status.reachable == Some(true);
+        let error = status.last_error.as_ref().filter(|_| !reachable || status.owed_objects > 0);
+        v1::RegionHealth {
+            region: status.name.clone(),
+            reachable,
+            last_error: error.map(|(failure, _)| failure.to_string()).unwrap_or_default(),
+            observed: now,
+            owed_objects: status.owed_objects,
+            owed_bytes: status.owed_bytes,
+            oldest_owed: status.oldest_owed_since.map_or(0, breakwater_core::Timestamp::as_micros),
+        }
+    });
+    v1::RegionReport { repository: open.spec.name.clone(), regions: regions.collect() }
+}

@@ -1,0 +1,85 @@
+//! A PostgreSQL cluster: streamed, backed up, restored to the end and to a moment in between.
+
+use breakwater_core::{ErrorClass, Timestamp};
+use breakwater_proto::v1;
+use breakwater_proto::v1::restore_point::Point;
+use breakwater_testkit::postgres::{Cluster, Version};
+use breakwater_testkit::wait::until;
+
+use crate::lab::{Lab, PATIENCE, summary};
+
+async fn cluster() -> Cluster {
+    Cluster::builder(Version::V15).setting("max_slot_wal_keep_size", "1GB").start().await.expect("a cluster starts")
+}
+
+async fn stream_state(lab: &Lab) -> String {
+    let status = lab.desk().await.status(v1::StatusRequest::default()).await.unwrap().into_inner();
+    status.sources.first().map(|source| source.stream_state.clone()).unwrap_or_default()
+}
+
+async fn rows(cluster: &Cluster) -> String {
+    cluster.psql("SELECT count(*) FROM t").await.unwrap().trim().to_owned()
+}
+
+async fn restored(cluster: &Cluster, target: &std::path::Path) -> String {
+    let opened = Cluster::open(cluster.version(), target).start().await.expect("the restored cluster starts");
+    let rows = rows(&opened).await;
+    opened.pg_amcheck().await.expect("the restored cluster is sound");
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_streamed_backed_up_and_restored_to_a_moment() {
+    let lab = Lab::new().await;
+    let cluster = cluster().await;
+    cluster.psql("CREATE TABLE t (n int); INSERT INTO t SELECT generate_series(1, 1000)").await.unwrap();
+    let connection = cluster.socket_conninfo();
+    lab.declare(&format!("postgres: {{connection: '{connection}'}}")).await;
+    until("the log is streamed", PATIENCE, async || (stream_state(&lab).await == "streaming").then_some(())).await;
+
+    let job = lab.backup().await;
+    let said = summary(&job);
+    assert_eq!(said["outcome"], "committed", "{said}");
+    assert!(said["start"]["offset"].as_u64() < said["end"]["offset"].as_u64(), "{said}");
+
+    cluster.psql("INSERT INTO t SELECT generate_series(1, 500)").await.unwrap();
+    let clock =
+        cluster.psql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
+    let moment = Timestamp::parse(clock.await.unwrap().trim()).unwrap();
+    cluster.psql("INSERT INTO t SELECT generate_series(1, 77)").await.unwrap();
+    assert_eq!(rows(&cluster).await, "1577");
+
+    let latest = lab.path("latest");
+    let job = lab.start_restore(Point::Latest(true), &latest).await;
+    let said = summary(&lab.succeeded(&job.id).await);
+    assert!(said["recovered"].as_bool().unwrap() && said["log_bytes"].as_u64().unwrap() > 0, "{said}");
+    assert_eq!(
+        restored(&cluster, &latest).await,
+        "1577",
+        "what was committed before the restore was asked for is in it"
+    );
+
+    let between = lab.path("between");
+    let job = lab.start_restore(Point::Time(moment.as_micros()), &between).await;
+    lab.succeeded(&job.id).await;
+    assert_eq!(restored(&cluster, &between).await, "1500");
+
+    let early = lab.start_restore(Point::Time(1_000_000), &lab.path("early")).await;
+    let ended = lab.ended(&early.id).await;
+    assert_eq!(ErrorClass::from_word(&ended.failure.unwrap().class), ErrorClass::Refused);
+    assert!(!lab.path("early").exists());
+
+    let request = v1::PointsRequest { source: "app".to_owned(), ..Default::default() };
+    let points = Lab::answer(lab.desk().await.points(request).await.unwrap().into_inner()).await;
+    assert_eq!(points["regions"].as_array().unwrap().len(), 2, "{points}");
+    assert!(points["regions"][0]["intervals"][0]["restorable"].as_bool().unwrap(), "{points}");
+
+    // Deleting the source drops its slot; nothing else does.
+    let slots = async || cluster.psql("SELECT count(*) FROM pg_replication_slots").await.unwrap().trim().to_owned();
+    assert_eq!(slots().await, "1");
+    for (kind, name) in [("plan", "nightly"), ("source", "app")] {
+        let request = v1::DeleteRequest { kind: kind.to_owned(), name: name.to_owned(), ..Default::default() };
+        lab.desk().await.delete(request).await.unwrap();
+    }
+    until("the slot is dropped", PATIENCE, async || (slots().await == "0").then_some(())).await;
+}

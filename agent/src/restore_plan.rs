@@ -281,7 +281,8 @@ fn target(point: &Point, snapshot: &SnapshotSummary) -> LogTarget {
 
 fn stop(point: &Point, snapshot: &SnapshotSummary, log: &LogPlan) -> (RecoveryTarget, Option<Timestamp>) {
     match (point, &log.stop) {
-        (Point::Snapshot(_), _) => (RecoveryTarget::Consistent, Some(snapshot.consistent_at)),
+        // The plan ends where the snapshot is consistent. A server that is told to stop there looks for one more record.
+        (Point::Snapshot(_), _) => (RecoveryTarget::End, Some(snapshot.consistent_at)),
         (_, Stop::AtTime(moment)) => (RecoveryTarget::Time(*moment), Some(*moment)),
         (_, Stop::AtTransaction(xid)) => (RecoveryTarget::Transaction(*xid), None),
         (_, Stop::AtName(name)) => (RecoveryTarget::Name(name.clone()), None),

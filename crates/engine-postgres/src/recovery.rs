@@ -121,7 +121,6 @@ fn settings(
         ("hba_file", path("pg_hba.conf")),
         ("ident_file", path("pg_ident.conf")),
         ("data_directory", request.target.display().to_string()),
-        ("external_pid_file", String::new()),
         ("listen_addresses", String::new()),
         ("unix_socket_directories", private.display().to_string()),
         ("port", "5432".to_owned()),

@@ -21,7 +21,7 @@ pub enum RecoveryTarget {
     Transaction(u64),
     /// Stop at this restore point.
     Name(String),
-    /// Stop as soon as the copy is consistent.
+    /// Stop as soon as the copy is consistent. PostgreSQL notices that with the next record only, so the log has to go on.
     Consistent,
 }
 

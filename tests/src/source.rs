@@ -26,6 +26,10 @@ pub fn source_yaml(name: &str, cluster: &Cluster, more: &[&str]) -> String {
     for line in more {
         yaml.push_str(&format!("    {line}\n"));
     }
+    // Where the tests unpack a version, nobody but they would look.
+    if let Ok(programs) = cluster.version().bin_dir() {
+        yaml.push_str(&format!("    programDirectory: {}\n", programs.display()));
+    }
     yaml
 }
 

@@ -91,7 +91,7 @@ async fn there_and_back(version: Version) -> Result<()> {
 
     let hour = 3_600_000_000;
     for (name, time, word) in
-        [("too-early", before_base, "base"), ("too-late", now().plus_micros(hour), "recoverable point")]
+        [("too-early", before_base, "the oldest"), ("too-late", now().plus_micros(hour), "recoverable point")]
     {
         let time = time.to_string();
         let said = fleet.restore_fails(4, "app", &["--to-time", &time], &fleet.target(name)).await?;

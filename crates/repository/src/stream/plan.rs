@@ -96,7 +96,10 @@ pub enum PlanError {
         consistent: String,
     },
     /// The moment lies after what is stored.
-    #[error("{wanted} is after what is stored; the recoverable point is {}", shown(recoverable, *end))]
+    #[error(
+        "{wanted} is after what is stored; the recoverable point is {}; hint: restore to the latest, or wait until that point has passed it",
+        shown(recoverable, *end)
+    )]
     AfterRecoverable {
         /// What was asked for.
         wanted: String,
@@ -127,13 +130,19 @@ pub enum PlanError {
         at: LogPosition,
     },
     /// No such transaction after the base.
-    #[error("transaction {0} ends nowhere in the stored log after the base")]
+    #[error(
+        "transaction {0} ends nowhere in the stored log after the base; hint: restore to a time, a position or the latest instead"
+    )]
     UnknownTransaction(u64),
     /// No such restore point after the base.
-    #[error("there is no restore point `{0}` in the stored log after the base")]
+    #[error(
+        "there is no restore point `{0}` in the stored log after the base; hint: restore to a time, a position or the latest instead"
+    )]
     UnknownName(String),
     /// The index can only be read with a recipient's key.
-    #[error("finding a transaction or a restore point takes a recipient's key")]
+    #[error(
+        "finding a transaction or a restore point takes a recipient's key; hint: put the key that restores where this runs"
+    )]
     NeedsKey,
     /// Neighbouring pieces are not linked.
     #[error("object `{name}` does not continue the piece before it: the chain is broken")]

@@ -46,6 +46,12 @@ pub(crate) struct Client {
     timeout: Duration,
 }
 
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
 impl Client {
     /// A client for `context` whose every answer may take `timeout`.
     pub(crate) fn new(context: &Context, timeout: Duration) -> Result<Self, Failure> {

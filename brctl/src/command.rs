@@ -3,13 +3,15 @@
 mod agent;
 mod apply;
 mod backup;
+mod demo;
+mod dev;
 mod doctor;
 mod get;
 mod job;
 mod lag;
 mod recovery;
 mod region;
-mod repository;
+pub(crate) mod repository;
 mod restore;
 mod shell;
 mod snapshot;
@@ -17,12 +19,16 @@ mod source;
 mod status;
 mod storage;
 
+pub(crate) use lag::LAG;
+pub(crate) use snapshot::SNAPSHOTS;
+
 use breakwater_core::ErrorClass;
 
 use crate::args::Command;
 use crate::client::Client;
 use crate::context;
 use crate::failure::Failure;
+use crate::offline::Glass;
 use crate::output::Output;
 use crate::settings::Settings;
 
@@ -60,6 +66,24 @@ impl Desk {
         Client::new(&context::find(&self.settings.choice)?, self.settings.timeout)
     }
 
+    /// The repository, where work is to be done without a controller.
+    pub(crate) async fn glass(&self) -> Result<Option<Glass>, Failure> {
+        match &self.settings.offline {
+            Some(settings) => Glass::open(settings, &self.output).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The least severe level of logs.
+    pub(crate) fn log_level(&self) -> tracing::Level {
+        match (self.settings.quiet, self.settings.verbose) {
+            (true, _) => tracing::Level::ERROR,
+            (false, 0) => tracing::Level::WARN,
+            (false, 1) => tracing::Level::INFO,
+            (false, _) => tracing::Level::DEBUG,
+        }
+    }
+
     /// The namespace of requests.
     pub(crate) fn namespace(&self) -> String {
         self.settings.namespace.clone()
@@ -95,7 +119,9 @@ pub(crate) async fn run(command: Command, settings: Settings) -> Ended {
         Command::Doctor => doctor::run(&desk).await,
         Command::Completion { shell } => shell::completion(&desk, shell),
         Command::Version => shell::version(&desk).await,
-        Command::Demo(_) | Command::Dev(_) | Command::WalFetch(_) => Err(Failure::internal("not yet")),
+        Command::Demo(args) => demo::run(&desk, args).await,
+        Command::Dev(args) => dev::run(&desk, args).await,
+        Command::WalFetch(args) => Ok(Ending(crate::fetch::serve(args.words.into_iter()))),
     }
 }
 

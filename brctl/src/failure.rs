@@ -114,6 +114,7 @@ macro_rules! from_classed {
 }
 
 from_classed! {
+    breakwater_agent::AgentError,
     breakwater_controller::StartError,
     breakwater_controller::objects::BadDocument,
     breakwater_controller::error::ControlError,

@@ -1,13 +1,18 @@
 //! The command line: reads what was typed, does it, and ends with an exit code of the contract in `docs/cli.md`.
 //!
 //! Reading order: [`args`] and [`settings`] (what was asked), [`context`] and [`client`] (which controller),
-//! [`output`], [`view`] and [`failure`] (what is shown), [`wait`] (following jobs), [`command`] (one module a noun).
+//! [`output`], [`view`] and [`failure`] (what is shown), [`wait`] (following jobs), [`command`] (one module a noun),
+//! [`offline`] (without a controller), [`local`], [`demo`] and [`fetch`] (with everything in this process).
 
 mod args;
 mod client;
 mod command;
 mod context;
+mod demo;
 mod failure;
+mod fetch;
+mod local;
+mod offline;
 mod output;
 mod settings;
 mod view;
@@ -23,6 +28,11 @@ use crate::failure::Failure;
 
 /// Runs `brctl` with this process's arguments and environment.
 pub fn run() -> ExitCode {
+    // Before anything else may refuse a word with a code that a recovering server understands otherwise.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|first| first == "wal-fetch") {
+        return ExitCode::from(fetch::serve(words));
+    }
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

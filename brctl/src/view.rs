@@ -153,7 +153,7 @@ pub(crate) fn object(object: &v1::Object) -> Value {
 }
 
 /// Fields of agents' documents that are moments in microseconds.
-const MOMENTS: [&str; 22] = [
+const MOMENTS: [&str; 24] = [
     "at",
     "clock",
     "committed",
@@ -171,7 +171,9 @@ const MOMENTS: [&str; 22] = [
     "latest",
     "mtime",
     "observed",
+    "reaches",
     "recoverable",
+    "scheduled",
     "started",
     "time",
     "to",

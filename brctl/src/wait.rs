@@ -78,7 +78,7 @@ pub(crate) fn explain(ended: &[Result<v1::Job, Failure>]) {
 }
 
 /// Why an ended job did not succeed.
-fn failure_of(job: &v1::Job) -> Option<Failure> {
+pub(crate) fn failure_of(job: &v1::Job) -> Option<Failure> {
     let what = format!("{} {}", job.kind().word(), job.id);
     match (job.state(), &job.failure) {
         (v1::JobState::Succeeded, _) => None,

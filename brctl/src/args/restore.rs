@@ -49,7 +49,7 @@ pub(crate) struct RestoreArgs {
     pub(crate) parallel: u32,
 
     /// How the result is checked
-    #[arg(long, value_enum, value_name = "LEVEL", default_value = "standard")]
+    #[arg(long, value_enum, value_name = "LEVEL", default_value = "quick")]
     pub(crate) verify: Verify,
 
     /// Show what would be done, and refuse what cannot be; write nothing
@@ -125,9 +125,9 @@ impl PointArgs {
 /// How a restore is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Verify {
-    /// What was laid is what was stored
+    /// What was laid is what was stored, and the database starts, answers and stops with it
     Quick,
-    /// Also that the database starts and stops with it
+    /// And more, where the engine offers more; the summary says what was done
     Standard,
     /// Also every page and index (not in this version)
     Comprehensive,

@@ -111,7 +111,7 @@ async fn token(desk: &Desk, command: TokenCommand) -> Ended {
 fn enrolment(value: &Value) -> String {
     let text = |field: &str| value[field].as_str().unwrap_or_default();
     format!(
-        "token:    {}\nexpires:  {}\n\nOn the agent's host:\n  breakwater-agent enrol --controller {} --ca-pin {} --token {}\n",
+        "token:    {}\nexpires:  {}\n\nOn the agent's host:\n  breakwater-agent enrol --controller {} --ca-pin {} --token {} \\\n    --data-dir /var/lib/breakwater-agent\n",
         text("token"),
         text("expires"),
         text("controller"),

@@ -1,9 +1,6 @@
 //! `backup`: starting one.
 
-use breakwater_core::Clock;
-use breakwater_core::Uid;
 use breakwater_proto::v1;
-use breakwater_runtime::{SystemClock, SystemEntropy};
 
 use crate::args::job::{BackupArgs, BackupCommand};
 use crate::command::{Desk, Ended, job};
@@ -18,7 +15,7 @@ pub(super) async fn run(desk: &Desk, command: BackupCommand) -> Ended {
         namespace: desk.namespace(),
         read: args.read,
         mode: args.mode.word().to_owned(),
-        request_id: args.request_id.unwrap_or_else(request_id),
+        request_id: args.request_id.unwrap_or_default(),
     };
     let jobs = client.call(client.operator().run_backup(request)).await?.jobs;
     job::follow(desk, jobs, args.wait).await
@@ -36,9 +33,4 @@ fn refuse_later(args: &BackupArgs) -> Result<(), Failure> {
         ));
     }
     Ok(())
-}
-
-/// A new id, so that a request that is sent twice does its work once.
-pub(super) fn request_id() -> String {
-    Uid::v7(SystemClock.now(), &SystemEntropy).to_string()
 }

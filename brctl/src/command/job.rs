@@ -23,7 +23,7 @@ pub(super) const JOBS: Listing = Listing {
         Column::wide("ATTEMPT", "/attempt", Kind::Text),
         Column::wide("SNAPSHOT", "/snapshot_id", Kind::Text),
         Column::wide("TRACE", "/trace_id", Kind::Text),
-        Column::new("FAILURE", "/failure/message", Kind::Text),
+        Column::new("FAILURE", "/failure/message", Kind::Brief),
     ],
     name: "/id",
     empty: "no job",

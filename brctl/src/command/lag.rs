@@ -16,7 +16,7 @@ use crate::view;
 
 const EVERY: Duration = Duration::from_secs(2);
 
-pub(super) const LAG: Listing = Listing {
+pub(crate) const LAG: Listing = Listing {
     columns: &[
         Column::new("SOURCE", "/source", Kind::Text),
         Column::new("REGION", "/region", Kind::Text),
@@ -30,7 +30,7 @@ pub(super) const LAG: Listing = Listing {
         Column::new("DRAINED IN", "/drain_seconds", Kind::Seconds),
         Column::wide("POSITION", "/position", Kind::Text),
         Column::new("OBSERVED", "/observed", Kind::Age),
-        Column::new("DETAIL", "/detail", Kind::Text),
+        Column::new("DETAIL", "/detail", Kind::Brief),
     ],
     name: "/region",
     empty: "no source has a region yet (a plan brings a source into a repository)",

@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::command::{Desk, Ended, Ending, get, lag};
 use crate::failure::Failure;
 use crate::output::table::{Column, Kind, Listing};
-use crate::view;
+use crate::{offline, view};
 
 const STATUS: Listing = Listing {
     columns: &[
@@ -31,10 +31,14 @@ const WINDOWS: Listing = Listing {
         Column::new("REGION", "/region", Kind::Text),
         Column::new("FROM", "/from", Kind::Moment),
         Column::new("TO", "/to", Kind::Moment),
+        Column::new("ANY MOMENT", "/continuous", Kind::Text),
+        Column::new("SNAPSHOTS", "/snapshots", Kind::Text),
+        Column::wide("LOG FROM", "/start", Kind::Text),
+        Column::wide("LOG TO", "/end", Kind::Text),
         Column::new("STATE", "/state", Kind::Text),
-        Column::new("CONTINUOUS", "/continuous", Kind::Text),
+        Column::new("DETAIL", "/detail", Kind::Text),
     ],
-    name: "/source",
+    name: "/region",
     empty: "nothing can be restored yet",
 };
 
@@ -43,8 +47,7 @@ const POINTS: Listing = Listing {
         Column::new("SOURCE", "/source", Kind::Text),
         Column::new("KIND", "/kind", Kind::Text),
         Column::new("TIME", "/time", Kind::Moment),
-        Column::new("POSITION", "/position", Kind::Text),
-        Column::new("ID", "/id", Kind::Text),
+        Column::new("ID OR POSITION", "/id", Kind::Text),
         Column::new("REGIONS", "/regions", Kind::List),
     ],
     name: "/id",
@@ -69,9 +72,9 @@ async fn status(desk: &Desk, args: RecoveryArgs) -> Ended {
             "proven": "never", "detail": null,
         });
         match of_source(desk, &client, &source).await {
-            Ok(points) => {
+            Ok(document) => {
                 let lag = lag::fetch(desk, &client, &source).await?;
-                summarise(&mut item, &points, &lag);
+                summarise(&mut item, &document, &lag);
             }
             // One source that cannot be asked about does not hide the others.
             Err(failure) => item["detail"] = Value::from(format!("unknown: {}", failure.message())),
@@ -86,21 +89,30 @@ async fn windows(desk: &Desk, args: RecoveryArgs) -> Ended {
     let client = desk.client()?;
     let mut items = Vec::new();
     for source in sources(desk, args.source).await? {
-        let points = of_source(desk, &client, &source).await?;
-        let lag = lag::fetch(desk, &client, &source).await?;
-        items.extend(spans(&source, &points, &lag));
+        items.extend(spans(&of_source(desk, &client, &source).await?));
     }
     desk.output.list(&WINDOWS, &items)?;
     Ok(Ending::OK)
 }
 
 async fn points(desk: &Desk, args: RecoveryArgs) -> Ended {
-    let client = desk.client()?;
-    let mut items = Vec::new();
-    for source in sources(desk, args.source).await? {
-        items.extend(of_source(desk, &client, &source).await?);
+    let documents = match desk.glass().await? {
+        Some(glass) => offline::points(&glass, args.source.as_deref()).await?,
+        None => {
+            let client = desk.client()?;
+            let mut documents = Vec::new();
+            for source in sources(desk, args.source).await? {
+                documents.push(of_source(desk, &client, &source).await?);
+            }
+            documents
+        }
+    };
+    if desk.output.is_for_people() {
+        let rows: Vec<Value> = documents.iter().flat_map(flat).collect();
+        desk.output.list(&POINTS, &rows)?;
+    } else {
+        desk.output.list(&POINTS, &documents)?;
     }
-    desk.output.list(&POINTS, &items)?;
     Ok(Ending::OK)
 }
 
@@ -113,73 +125,150 @@ async fn sources(desk: &Desk, named: Option<String>) -> Result<Vec<String>, Fail
     Ok(objects.iter().filter_map(|object| object["metadata"]["name"].as_str().map(str::to_owned)).collect())
 }
 
-async fn of_source(desk: &Desk, client: &Client, source: &str) -> Result<Vec<Value>, Failure> {
+/// What an agent finds in each region of the source's repository.
+async fn of_source(desk: &Desk, client: &Client, source: &str) -> Result<Value, Failure> {
     let request = v1::PointsRequest { namespace: desk.namespace(), source: source.to_owned() };
     let documents = client.documents(client.operator().points(request)).await?;
-    Ok(documents.into_iter().flat_map(|document| flat(document, source)).collect())
-}
-
-/// The points of a document, each with its source.
-fn flat(mut document: Value, source: &str) -> Vec<Value> {
+    let mut document = documents.into_iter().next().unwrap_or_default();
     view::readable(&mut document);
-    let points = match document {
-        Value::Array(points) => points,
-        Value::Object(mut fields) => match fields.remove("points") {
-            Some(Value::Array(points)) => points,
-            _ => Vec::new(),
-        },
-        _ => Vec::new(),
-    };
-    let with_source = |mut point: Value| {
-        point["source"] = Value::from(source);
-        point
-    };
-    points.into_iter().filter(Value::is_object).map(with_source).collect()
+    Ok(document)
 }
 
-fn rows(lag: &Value) -> &[Value] {
-    lag["rows"].as_array().map_or(&[], Vec::as_slice)
+fn each<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+    value[field].as_array().map_or(&[], Vec::as_slice)
 }
 
 fn time(value: &Value) -> Option<Timestamp> {
     value.as_str().and_then(|text| Timestamp::parse(text).ok())
 }
 
+fn text(time: Option<Timestamp>) -> Value {
+    time.map(|time| Value::from(time.to_string())).unwrap_or_default()
+}
+
 /// The first and last moment of a source, and the regions that hold the last.
-fn summarise(item: &mut Value, points: &[Value], lag: &Value) {
-    let earliest = points.iter().filter_map(|point| time(&point["time"])).min();
-    let ends = || rows(lag).iter().filter_map(|row| Some((time(&row["recoverable"])?, row)));
-    let latest = ends().map(|(end, _)| end).chain(points.iter().filter_map(|point| time(&point["time"]))).max();
-    let regions: Vec<Value> =
-        ends().filter(|(_, row)| row["state"] == "ok").map(|(_, row)| row["region"].clone()).collect();
-    item["earliest"] = earliest.map(|time| Value::from(time.to_string())).unwrap_or_default();
-    item["latest"] = latest.map(|time| Value::from(time.to_string())).unwrap_or_default();
-    item["regions"] = Value::Array(regions);
-    if points.is_empty() {
+fn summarise(item: &mut Value, document: &Value, lag: &Value) {
+    let regions = each(document, "regions");
+    let snapshots = regions.iter().flat_map(|region| each(region, "snapshots"));
+    let earliest = snapshots.filter_map(|snapshot| time(&snapshot["consistent_at"])).min();
+    let ends = regions.iter().chain(each(lag, "rows")).filter_map(|one| time(&one["recoverable"]));
+    item["latest"] = text(ends.max().filter(|_| earliest.is_some()));
+    item["earliest"] = text(earliest);
+    let whole = regions.iter().filter(|region| region["state"] == "ok").map(|region| region["region"].clone());
+    item["regions"] = whole.collect();
+    let away: Vec<&str> = regions
+        .iter()
+        .filter(|region| region["state"] == "unreachable")
+        .filter_map(|one| one["region"].as_str())
+        .collect();
+    if !away.is_empty() {
+        item["detail"] = Value::from(format!("not known: {}", away.join(", ")));
+    } else if earliest.is_none() {
         item["detail"] = Value::from("nothing can be restored yet");
     }
 }
 
-/// One span a region: from the first snapshot it holds to its recoverable point.
-fn spans(source: &str, points: &[Value], lag: &Value) -> Vec<Value> {
-    let held = |region: &Value| {
-        let here = |point: &&Value| point["regions"].as_array().is_none_or(|regions| regions.contains(region));
-        points.iter().filter(here).filter_map(|point| time(&point["time"])).collect::<Vec<_>>()
-    };
-    rows(lag)
-        .iter()
-        .map(|row| {
-            let times = held(&row["region"]);
-            let end = time(&row["recoverable"]).or(times.iter().max().copied());
+/// The spans of each region: stretches of log that a snapshot leads into, else the snapshots by themselves.
+fn spans(document: &Value) -> Vec<Value> {
+    let mut rows = Vec::new();
+    for region in each(document, "regions") {
+        let snapshots: Vec<Timestamp> =
+            each(region, "snapshots").iter().filter_map(|snapshot| time(&snapshot["consistent_at"])).collect();
+        let row = |from: Value, to: Value, continuous: bool| {
             json!({
-                "source": source,
-                "region": row["region"],
-                "from": times.iter().min().map(|time| time.to_string()),
-                "to": end.map(|time| time.to_string()),
-                "state": row["state"],
-                // Without a log only the snapshots themselves can be restored.
-                "continuous": row["position"].is_string(),
+                "source": document["source"], "region": region["region"], "from": from, "to": to,
+                "continuous": continuous, "snapshots": snapshots.len(), "state": region["state"],
+                "start": null, "end": null, "detail": region["reason"],
             })
-        })
-        .collect()
+        };
+        let restorable = each(region, "intervals").iter().filter(|one| one["restorable"] == true);
+        let before = rows.len();
+        for interval in restorable {
+            let mut row = row(interval["from"].clone(), interval["to"].clone(), true);
+            row["start"] = interval["start"].clone();
+            row["end"] = interval["end"].clone();
+            rows.push(row);
+        }
+        if rows.len() == before {
+            rows.push(row(text(snapshots.iter().min().copied()), text(snapshots.iter().max().copied()), false));
+        }
+    }
+    rows
+}
+
+/// One row a snapshot, with all regions that hold it, and one for the end of each stretch of log.
+fn flat(document: &Value) -> Vec<Value> {
+    let mut rows: Vec<Value> = Vec::new();
+    for region in each(document, "regions") {
+        let found =
+            each(region, "snapshots").iter().map(|snapshot| ("snapshot", &snapshot["id"], &snapshot["consistent_at"]));
+        let ends = each(region, "intervals")
+            .iter()
+            .filter(|interval| interval["restorable"] == true)
+            .map(|interval| ("end of log", &interval["end"], &interval["to"]));
+        for (kind, id, time) in found.chain(ends) {
+            match rows.iter_mut().find(|row| row["kind"] == kind && row["id"] == *id && row["time"] == *time) {
+                Some(row) => {
+                    if let Some(regions) = row["regions"].as_array_mut() {
+                        regions.push(region["region"].clone());
+                    }
+                }
+                None => rows.push(json!({
+                    "source": document["source"], "kind": kind, "id": id, "time": time, "regions": [region["region"]],
+                })),
+            }
+        }
+    }
+    rows.sort_by_key(|row| time(&row["time"]));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document() -> Value {
+        let snapshot = json!({"id": "s1", "consistent_at": "2026-11-20T12:00:00Z"});
+        json!({"source": "app", "regions": [
+            {
+                "region": "east", "state": "ok", "recoverable": "2026-11-20T13:00:00Z", "snapshots": [snapshot],
+                "intervals": [
+                    {"from": null, "to": null, "start": "0/1", "end": "0/2", "restorable": false},
+                    {"from": "2026-11-20T12:00:00Z", "to": "2026-11-20T13:00:00Z", "start": "0/3", "end": "0/9", "restorable": true},
+                ],
+            },
+            {"region": "west", "state": "ok", "recoverable": "2026-11-20T12:00:00Z", "snapshots": [snapshot], "intervals": []},
+            {"region": "far", "state": "unreachable", "reason": "away", "snapshots": [], "intervals": []},
+        ]})
+    }
+
+    #[test]
+    fn a_region_has_a_span_for_each_stretch_that_can_be_restored() {
+        let rows = spans(&document());
+        let shown: Vec<_> =
+            rows.iter().map(|row| (row["region"].clone(), row["continuous"].clone(), row["to"].clone())).collect();
+        assert_eq!(shown[0], (json!("east"), json!(true), json!("2026-11-20T13:00:00Z")));
+        assert_eq!(shown[1], (json!("west"), json!(false), json!("2026-11-20T12:00:00.000000Z")));
+        assert_eq!(shown[2], (json!("far"), json!(false), Value::Null));
+        assert_eq!((rows.len(), &rows[2]["detail"]), (3, &json!("away")));
+    }
+
+    #[test]
+    fn a_snapshot_is_one_point_with_all_its_regions() {
+        let rows = flat(&document());
+        assert_eq!(rows.len(), 2);
+        assert_eq!(rows[0]["regions"], json!(["east", "west"]));
+        assert_eq!((&rows[1]["kind"], &rows[1]["id"]), (&json!("end of log"), &json!("0/9")));
+    }
+
+    #[test]
+    fn what_is_not_known_is_said() {
+        let mut item = json!({});
+        summarise(&mut item, &document(), &json!({"rows": []}));
+        assert_eq!(item["latest"], "2026-11-20T13:00:00.000000Z");
+        assert_eq!((&item["regions"], &item["detail"]), (&json!(["east", "west"]), &json!("not known: far")));
+        let mut item = json!({});
+        summarise(&mut item, &json!({"regions": []}), &json!({"rows": [{"recoverable": "2026-11-20T13:00:00Z"}]}));
+        assert_eq!((&item["latest"], &item["detail"]), (&Value::Null, &json!("nothing can be restored yet")));
+    }
 }

@@ -15,7 +15,7 @@ const REGIONS: Listing = Listing {
         Column::new("SOURCES", "/sources", Kind::Text),
         Column::new("PENDING", "/pending_bytes", Kind::Bytes),
         Column::new("URL", "/url", Kind::Text),
-        Column::new("DETAIL", "/detail", Kind::Text),
+        Column::new("DETAIL", "/detail", Kind::Brief),
     ],
     name: "/region",
     empty: "no repository is declared",

@@ -12,10 +12,11 @@ use breakwater_storage::Storage;
 use serde_json::{Value, json};
 
 use crate::args::repository::{CheckArgs, CreateArgs, RepositoryCommand};
-use crate::command::{Desk, Ended, Ending, backup, get, job};
+use crate::command::{Desk, Ended, Ending, get, job};
 use crate::failure::Failure;
+use crate::output::table::{Column, Kind, Listing};
 use crate::output::yaml;
-use crate::settings;
+use crate::{offline, settings};
 
 pub(super) async fn run(desk: &Desk, command: RepositoryCommand) -> Ended {
     match command {
@@ -25,7 +26,30 @@ pub(super) async fn run(desk: &Desk, command: RepositoryCommand) -> Ended {
     }
 }
 
+const CHECKED: Listing = Listing {
+    columns: &[
+        Column::new("REGION", "/region", Kind::Text),
+        Column::new("STATE", "/state", Kind::Text),
+        Column::new("OBJECTS", "/objects", Kind::Text),
+        Column::new("SNAPSHOTS", "/snapshots", Kind::Text),
+        Column::new("PACKS", "/packs", Kind::Text),
+        Column::new("FRAMES", "/frames", Kind::Text),
+        Column::new("READ", "/frames_read", Kind::Text),
+        Column::new("FINDINGS", "/findings_count", Kind::Text),
+        Column::new("MISSING", "/missing_count", Kind::Text),
+        Column::new("UNCHECKED", "/unchecked", Kind::Text),
+    ],
+    name: "/region",
+    empty: "nothing was checked",
+};
+
 async fn show(desk: &Desk, name: Option<String>) -> Ended {
+    if let Some(glass) = desk.glass().await? {
+        let value = offline::show(&glass).await?;
+        let id = value["repository"].as_str().unwrap_or_default();
+        desk.output.item(&value, id, || yaml(&value))?;
+        return Ok(Ending::OK);
+    }
     let name = named(desk, name)?;
     let objects = get::objects(desk, "repository", &name).await?;
     let value = objects.into_iter().next().unwrap_or_default();
@@ -34,13 +58,22 @@ async fn show(desk: &Desk, name: Option<String>) -> Ended {
 }
 
 async fn check(desk: &Desk, args: CheckArgs) -> Ended {
+    if let Some(glass) = desk.glass().await? {
+        let (regions, failure) = offline::check(&glass, args.read_data).await?;
+        desk.output.list(&CHECKED, &regions)?;
+        for region in regions.iter().filter(|region| region["missing_count"] != 0) {
+            let (name, missing) = (region["region"].as_str().unwrap_or_default(), &region["missing_count"]);
+            desk.output.note(format!("note: region {name} lacks {missing} objects that another region holds"));
+        }
+        return failure.map_or(Ok(Ending::OK), Err);
+    }
     let repository = named(desk, args.name)?;
     let client = desk.client()?;
     let request = v1::RunCheckRequest {
         namespace: desk.namespace(),
         repository,
         read_data: args.read_data,
-        request_id: backup::request_id(),
+        request_id: String::new(),
     };
     let jobs = client.call(client.operator().run_check(request)).await?.jobs;
     job::follow(desk, jobs, args.wait).await
@@ -108,7 +141,11 @@ pub(crate) async fn make(regions: &[String], commit: u32, domain: &str, keys: &[
     check_key_files(keys)?;
     let mut places = Vec::new();
     for (name, url) in &named {
-        places.push(Place::new(name, Role::Sync, Storage::open(url)?));
+        let storage = Storage::open(url).map_err(|error| {
+            let hint = "the directory above it must be there: mount it, or make it first";
+            Failure::from(error).doing(format!("region {name}")).hint(hint)
+        })?;
+        places.push(Place::new(name, Role::Sync, storage));
     }
     let options = CreateOptions { domain, ..CreateOptions::default() };
     let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));

@@ -1,13 +1,13 @@
 //! `restore`: bringing a source back.
 
 use breakwater_proto::v1;
-use serde_json::Value;
 
 use crate::args::restore::{RestoreArgs, RestoreCommand, Verify};
-use crate::command::{Desk, Ended, Ending, backup, job};
+use crate::command::{Desk, Ended, Ending, job};
 use crate::failure::Failure;
+use crate::offline::{Glass, Wanted};
 use crate::output::yaml;
-use crate::view;
+use crate::{offline, view};
 
 pub(super) async fn run(desk: &Desk, command: RestoreCommand) -> Ended {
     match command {
@@ -20,6 +20,9 @@ pub(super) async fn run(desk: &Desk, command: RestoreCommand) -> Ended {
 
 async fn start(desk: &Desk, args: RestoreArgs) -> Ended {
     refuse_later(&args)?;
+    if let Some(glass) = desk.glass().await? {
+        return by_hand(desk, &glass, args).await;
+    }
     let Some(source) = args.source.clone() else {
         return Err(Failure::usage("--source is needed").hint("brctl get source"));
     };
@@ -41,31 +44,52 @@ async fn start(desk: &Desk, args: RestoreArgs) -> Ended {
         source,
         agent: args.agent.unwrap_or_default(),
         restore: Some(restore),
-        request_id: args.request_id.unwrap_or_else(backup::request_id),
+        request_id: args.request_id.unwrap_or_default(),
     };
     let client = desk.client()?;
     if args.preview {
         let documents = client.documents(client.operator().preview(request)).await?;
         let mut value = documents.into_iter().next().unwrap_or_default();
         view::readable(&mut value);
-        show_preview(desk, &value)?;
-        return Ok(Ending::OK);
+        desk.output.item(&value, "preview", || yaml(&value))?;
+        return match value["refused"].as_str() {
+            None => Ok(Ending::OK),
+            Some(reason) => Err(Failure::refused(reason)),
+        };
     }
     let jobs = client.call(client.operator().run_restore(request)).await?.jobs;
     job::follow(desk, jobs, args.wait).await
 }
 
-/// Shows what a restore would do.
-pub(super) fn show_preview(desk: &Desk, value: &Value) -> Result<(), Failure> {
-    desk.output.item(value, "preview", || yaml(value))
+/// Restores on this machine, without a controller.
+async fn by_hand(desk: &Desk, glass: &Glass, args: RestoreArgs) -> Ended {
+    if args.agent.is_some() {
+        return Err(Failure::usage("--agent names a host, and with --offline the restore runs on this one"));
+    }
+    let target = args.target.strip_prefix("file://").unwrap_or(&args.target);
+    let wanted = Wanted {
+        source: args.source,
+        point: Some(args.point.resolve()?),
+        target: std::path::absolute(target).map_err(|error| Failure::io(target, &error))?,
+        region: args.region,
+        recover: !args.no_recover && args.only.is_empty(),
+        only: args.only,
+        parallel: usize::try_from(args.parallel).unwrap_or(0),
+        verify: args.verify.word().to_owned(),
+        program_directory: args.program_directory,
+        preview: args.preview,
+    };
+    let value = offline::restore(glass, &desk.output, &wanted).await?;
+    desk.output.item(&value, value["target"].as_str().unwrap_or_default(), || yaml(&value))?;
+    Ok(Ending::OK)
 }
 
 /// Refuses by name what the contract has and this version has not.
-pub(super) fn refuse_later(args: &RestoreArgs) -> Result<(), Failure> {
+fn refuse_later(args: &RestoreArgs) -> Result<(), Failure> {
     args.point.resolve()?;
     if args.verify == Verify::Comprehensive {
         return Err(Failure::refused("--verify comprehensive is not in this version")
-            .hint("--verify standard, then pg_amcheck on the restored cluster"));
+            .hint("--verify quick, then pg_amcheck on the restored cluster"));
     }
     Ok(())
 }

@@ -9,21 +9,23 @@ use crate::command::{Desk, Ended, Ending};
 use crate::failure::Failure;
 use crate::output::table::{Column, Kind, Listing};
 use crate::output::yaml;
-use crate::view;
+use crate::{offline, view};
 
-const SNAPSHOTS: Listing = Listing {
+pub(crate) const SNAPSHOTS: Listing = Listing {
     columns: &[
         Column::new("ID", "/id", Kind::Text),
         Column::new("SOURCE", "/source", Kind::Text),
         Column::new("SHOWS", "/consistent_at", Kind::Moment),
         Column::new("AGE", "/consistent_at", Kind::Age),
         Column::new("STATUS", "/status", Kind::Text),
-        Column::new("SIZE", "/bytes_read", Kind::Bytes),
-        Column::new("STORED", "/bytes_stored", Kind::Bytes),
+        Column::new("SIZE", "/size_bytes", Kind::Bytes),
+        Column::new("STORED", "/stored_bytes", Kind::Bytes),
         Column::new("REGIONS", "/regions", Kind::List),
         Column::wide("REPOSITORY", "/repository", Kind::Text),
         Column::wide("ENGINE", "/engine", Kind::Text),
         Column::wide("FILES", "/files", Kind::Text),
+        Column::wide("LOG FROM", "/start", Kind::Text),
+        Column::wide("CONSISTENT AT", "/end", Kind::Text),
     ],
     name: "/id",
     empty: "no snapshot",
@@ -37,6 +39,11 @@ pub(super) async fn run(desk: &Desk, command: SnapshotCommand) -> Ended {
 }
 
 async fn list(desk: &Desk, args: SnapshotListArgs) -> Ended {
+    if let Some(glass) = desk.glass().await? {
+        let snapshots = offline::list(&glass, &desk.output, &args).await?;
+        desk.output.list(&SNAPSHOTS, &snapshots)?;
+        return Ok(Ending::OK);
+    }
     let client = desk.client()?;
     let request = v1::SnapshotsRequest {
         namespace: desk.namespace(),
@@ -46,28 +53,51 @@ async fn list(desk: &Desk, args: SnapshotListArgs) -> Ended {
         repository: desk.settings.repository.clone().unwrap_or_default(),
     };
     let documents = client.documents(client.operator().snapshots(request)).await?;
+    for document in &documents {
+        note_doubts(desk, document);
+    }
     desk.output.list(&SNAPSHOTS, &rows(documents))?;
     Ok(Ending::OK)
 }
 
-/// The snapshots of all answers: one answer a repository.
+/// Says what the list does not show.
+fn note_doubts(desk: &Desk, document: &Value) {
+    let each = |field: &str| document[field].as_array().map_or(&[][..], Vec::as_slice).iter();
+    for silent in each("silent_regions") {
+        let text = |field: &str| silent[field].as_str().unwrap_or_default();
+        desk.output.note(format!("note: what only region {} holds is not known: {}", text("region"), text("reason")));
+    }
+    for damaged in each("damaged") {
+        let text = |field: &str| damaged[field].as_str().unwrap_or_default();
+        desk.output.note(format!("note: {} is damaged: {}", text("object"), text("reason")));
+    }
+    if let Some(more) = document["more"].as_u64().filter(|more| *more > 0) {
+        desk.output.note(format!("note: {more} older snapshots are not shown (hint: --limit N)"));
+    }
+}
+
+/// The snapshots of all answers, each with its repository: one answer a repository.
 fn rows(documents: Vec<Value>) -> Vec<Value> {
     let mut rows = Vec::new();
     for mut document in documents {
         view::readable(&mut document);
-        match document {
-            Value::Array(items) => rows.extend(items),
-            Value::Object(mut fields) => match fields.remove("snapshots") {
-                Some(Value::Array(items)) => rows.extend(items),
-                _ => rows.push(Value::Object(fields)),
-            },
-            _ => {}
+        let repository = document["repository"].clone();
+        if let Value::Array(snapshots) = document["snapshots"].take() {
+            rows.extend(snapshots.into_iter().map(|mut snapshot| {
+                snapshot["repository"] = repository.clone();
+                snapshot
+            }));
         }
     }
     rows
 }
 
 async fn show(desk: &Desk, id: String) -> Ended {
+    if let Some(glass) = desk.glass().await? {
+        let value = offline::show_snapshot(&glass, &id).await?;
+        desk.output.item(&value, &id, || yaml(&value))?;
+        return Ok(Ending::OK);
+    }
     let client = desk.client()?;
     let repository = desk.settings.repository.clone().unwrap_or_default();
     let request = v1::SnapshotRequest { namespace: desk.namespace(), id: id.clone(), repository };

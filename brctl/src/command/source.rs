@@ -1,23 +1,37 @@
 //! `source check` and `agent discover`: what an agent finds on its host, and what is missing, ready to paste.
 
-use breakwater_core::ErrorClass;
+use breakwater_core::{ByteCount, ErrorClass};
 use breakwater_proto::v1;
 use serde_json::Value;
 
 use crate::args::agent::SourceCommand;
 use crate::command::{Desk, Ended, Ending};
-use crate::output::yaml;
+use crate::failure::Failure;
 
 pub(super) async fn run(desk: &Desk, command: SourceCommand) -> Ended {
     let SourceCommand::Check { name } = command;
     let client = desk.client()?;
     let request = v1::CheckSourceRequest { namespace: desk.namespace(), name: name.clone() };
     let documents = client.documents(client.operator().check_source(request)).await?;
-    let value = documents.into_iter().next().unwrap_or_default();
+    let mut value = documents.into_iter().next().unwrap_or_default();
+    // Programs find them in one place, whether the source answered or not.
+    value["findings"] = Value::Array(findings(&value).to_vec());
     desk.output.item(&value, &name, || report(&name, &value))?;
-    let blocking = findings(&value).iter().any(|finding| finding["severity"] == "blocking");
-    // A source that cannot be protected is not a good check.
-    Ok(if blocking { Ending::of(ErrorClass::Refused) } else { Ending::OK })
+    match (value["error"].as_str(), value["ready"].as_bool()) {
+        (Some(error), _) => {
+            let class = ErrorClass::from_word(value["class"].as_str().unwrap_or_default());
+            Err(Failure::new(class, error).doing(format!("source `{name}` cannot be looked at")))
+        }
+        (None, Some(true)) => Ok(Ending::OK),
+        // A source that cannot be protected is not a good check.
+        (None, _) => Err(Failure::refused(format!("source `{name}` cannot be protected yet: {}", first(&value)))
+            .hint("do what the lines of the check say, then check again")),
+    }
+}
+
+/// The worst finding.
+fn first(value: &Value) -> &str {
+    findings(value).first().and_then(|finding| finding["what"].as_str()).unwrap_or("it is not ready")
 }
 
 pub(super) async fn discover(desk: &Desk, agent: String) -> Ended {
@@ -27,10 +41,7 @@ pub(super) async fn discover(desk: &Desk, agent: String) -> Ended {
         desk.output.document(&Value::Array(documents))?;
         return Ok(Ending::OK);
     }
-    let mut text = String::new();
-    for document in &documents {
-        text.push_str(&discovered(document));
-    }
+    let text: String = documents.iter().map(discovered).collect();
     if text.is_empty() {
         desk.output.note("no database was found");
     }
@@ -44,22 +55,24 @@ fn findings(value: &Value) -> &[Value] {
 }
 
 fn report(name: &str, value: &Value) -> String {
-    let mut text = String::new();
-    let found = findings(value);
-    let verdict = match found.iter().find(|finding| finding["severity"] == "blocking") {
-        Some(_) => "cannot be protected yet",
-        None => "can be protected",
+    let verdict = match value["ready"].as_bool() {
+        Some(true) => "can be protected",
+        _ => "cannot be protected yet",
     };
-    text.push_str(&format!("source {name} {verdict}\n"));
-    let probe = value.get("probe").unwrap_or(value);
-    for field in ["identity", "version", "data_directory", "size_bytes"] {
-        match &probe[field] {
-            Value::Null => {}
-            Value::String(said) => text.push_str(&format!("  {field}: {said}\n")),
-            other => text.push_str(&format!("  {field}: {other}\n")),
+    let mut text = format!("source {name} {verdict}\n");
+    for field in ["identity", "version", "data_directory"] {
+        if let Some(said) = value["probe"][field].as_str() {
+            text.push_str(&format!("  {field}: {said}\n"));
         }
     }
-    for finding in found {
+    if let Some(bytes) = value["probe"]["size_bytes"].as_u64() {
+        text.push_str(&format!("  size: {}\n", ByteCount(bytes)));
+    }
+    if let Some(state) = value["stream"]["state"].as_str() {
+        let failure = value["stream"]["failure"].as_str().map(|why| format!(" ({why})")).unwrap_or_default();
+        text.push_str(&format!("  stream: {state}{failure}\n"));
+    }
+    for finding in findings(value) {
         text.push_str(&finding_text(finding));
     }
     text
@@ -77,25 +90,31 @@ fn finding_text(finding: &Value) -> String {
     text
 }
 
-/// What one agent found: ready YAML, with findings as comments.
+/// What one agent found: ready YAML, with what else is known as comments.
 fn discovered(document: &Value) -> String {
-    let databases = document
-        .get("sources")
-        .or_else(|| document.get("found"))
-        .or_else(|| document.get("databases"))
-        .and_then(Value::as_array)
-        .or_else(|| document.as_array());
-    let Some(databases) = databases else { return yaml(document) };
+    let said = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
     let mut text = String::new();
-    for database in databases {
-        let ready = database.get("yaml").and_then(Value::as_str).map(str::to_owned).unwrap_or_else(|| yaml(database));
-        text.push_str("---\n");
-        for finding in findings(database) {
+    for source in document["sources"].as_array().map_or(&[][..], Vec::as_slice) {
+        let ready = match source["ready"].as_bool() {
+            Some(true) => "ready",
+            Some(false) => "not ready yet",
+            None => "not looked into",
+        };
+        let (engine, location, host) = (said(source, "engine"), said(source, "location"), said(document, "host"));
+        text.push_str(&format!("---\n# {engine} at {location} on {host}: {ready}\n"));
+        let failure = said(source, "error");
+        if !failure.is_empty() {
+            text.push_str(&format!("# {failure}\n"));
+            for line in source["lines"].as_array().map_or(&[][..], Vec::as_slice) {
+                text.push_str(&format!("#   {}\n", line.as_str().unwrap_or_default()));
+            }
+        }
+        for finding in findings(source) {
             for line in finding_text(finding).lines().filter(|line| !line.is_empty()) {
                 text.push_str(&format!("# {line}\n"));
             }
         }
-        text.push_str(ready.trim_end());
+        text.push_str(said(source, "suggestion_yaml").trim_end());
         text.push('\n');
     }
     text
@@ -109,13 +128,26 @@ mod tests {
 
     #[test]
     fn lines_to_paste_stand_by_themselves() {
-        let value = json!({"identity": "7", "findings": [{
+        let value = json!({"ready": false, "probe": {"identity": "7", "findings": [{
             "severity": "blocking", "what": "wal_level is `minimal`", "next_step": "set it and restart",
             "lines": ["wal_level = replica"],
-        }]});
+        }]}});
         let text = report("app", &value);
         assert!(text.starts_with("source app cannot be protected yet\n"), "{text}");
         assert!(text.contains("\n    wal_level = replica\n"), "{text}");
-        assert!(report("app", &json!({"findings": []})).contains("can be protected"));
+        assert!(report("app", &json!({"ready": true})).contains("can be protected"));
+    }
+
+    #[test]
+    fn what_is_discovered_is_yaml_with_comments() {
+        let yaml = "apiVersion: breakwater/v1\nkind: Source\nmetadata: {name: pg-5432}\nspec: {agent: a, postgres: {connection: x}}\n";
+        let document = json!({"host": "h", "sources": [{
+            "engine": "postgres", "location": "/run/postgresql:5432", "ready": false, "suggestion_yaml": yaml,
+            "findings": [{"severity": "blocking", "what": "no role", "next_step": "make it", "lines": ["create role x;"]}],
+        }]});
+        let text = discovered(&document);
+        assert!(text.contains("#     create role x;"), "{text}");
+        let namespace = breakwater_core::Name::new("default").unwrap();
+        assert_eq!(breakwater_controller::objects::document::parse(&text, &namespace).unwrap().len(), 1);
     }
 }

@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use crate::output::moment;
 
+/// Characters of a sentence in a table that is not wide.
+const BRIEF: usize = 60;
+
 /// How a cell is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -24,6 +27,8 @@ pub(crate) enum Kind {
     Seconds,
     /// The elements of an array, with commas.
     List,
+    /// The beginning of a sentence; whole in wide tables.
+    Brief,
 }
 
 /// One column.
@@ -101,7 +106,8 @@ fn cell(value: Option<&Value>, kind: Kind, wide: bool, now: Timestamp) -> String
     let moment_of = || value.as_str().and_then(|text| Timestamp::parse(text).ok());
     let text = match kind {
         Kind::Text => plain(value),
-        Kind::Id if wide => plain(value),
+        Kind::Id | Kind::Brief if wide => plain(value),
+        Kind::Brief => brief(&plain(value)),
         Kind::Id => plain(value).chars().take(12).collect(),
         Kind::Bytes => value.as_u64().map_or_else(|| plain(value), |bytes| ByteCount(bytes).to_string()),
         Kind::Age => moment_of().map_or_else(|| plain(value), |then| moment::ago(then, now)),
@@ -118,6 +124,16 @@ fn cell(value: Option<&Value>, kind: Kind, wide: bool, now: Timestamp) -> String
 #[expect(clippy::cast_possible_truncation, reason = "a float saturates, and spans of that length do not occur")]
 fn seconds(seconds: f64) -> String {
     moment::span((seconds * 1e6) as i64)
+}
+
+/// The first [`BRIEF`] characters.
+fn brief(text: &str) -> String {
+    if text.chars().count() <= BRIEF {
+        return text.to_owned();
+    }
+    let mut short: String = text.chars().take(BRIEF - 1).collect();
+    short.push('…');
+    short
 }
 
 fn plain(value: &Value) -> String {

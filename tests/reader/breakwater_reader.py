@@ -5,7 +5,8 @@ This program was written from that page alone and shares no code with Breakwater
 cannot read here, a stranger could not read either. It only ever reads the region, believes nothing that is not
 authenticated, and ends with an error rather than with bytes that it could not verify.
 
-It needs Debian's python3-cryptography and python3-zstandard. Reading order: crypto, region, packs, snapshots, streams.
+It needs Debian's python3-cryptography and python3-zstandard. Reading order: crypto, region, objects, packs, snapshots,
+streams.
 """
 
 import argparse
@@ -15,10 +16,11 @@ import sys
 sys.dont_write_bytecode = True
 
 from errors import Broken
+from objects import check_objects
+from packs import check_packs
 from region import Region
 from snapshots import check_snapshots, find_snapshot, list_snapshots, restore
 from streams import check_streams, read_log
-from packs import check_packs
 
 
 def run_list(region, _words):
@@ -41,7 +43,7 @@ def run_log(region, words):
 
 def run_check(region, _words):
     region.need_content()
-    found = {"packs": check_packs(region)}
+    found = {"objects": check_objects(region), "packs": check_packs(region)}
     found.update(check_snapshots(region))
     found.update(check_streams(region))
     print(json.dumps(found, sort_keys=True))
@@ -63,7 +65,7 @@ def arguments():
         words.add_argument(name, metavar=name.upper(), type=lambda text: int(text, 0))
     words.add_argument("out", metavar="OUT", help="a file that is not there yet")
     words.set_defaults(run=run_log)
-    commands.add_parser("check", help="read and verify every pack, snapshot and stream").set_defaults(run=run_check)
+    commands.add_parser("check", help="read and verify every object, snapshot and stream").set_defaults(run=run_check)
     return parser.parse_args()
 
 

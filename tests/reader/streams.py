@@ -118,16 +118,15 @@ def lineage(region, source, branch):
 
 
 def pieces_of(path, branch):
-    """(first offset, end offset, piece) of all that may be read of a branch, segments first in each generation."""
+    """(end of what counts, piece) of all that may be read of a branch."""
     found, limit = [], None
     for generation in path:
-        first = generation.first()
         for piece in generation.segments + generation.tails:
-            begin = max((piece.branch, piece.start), first)
             end = (piece.branch, piece.end) if limit is None else min((piece.branch, piece.end), limit)
-            if piece.branch == branch and begin[0] == branch == end[0] and begin < end:
-                found.append((begin[1], end[1], piece))
-        limit = first if limit is None else min(limit, first)
+            # What a piece holds before the position that its generation continues was compared, and counts.
+            if piece.branch == branch == end[0] and piece.start < end[1]:
+                found.append((end[1], piece))
+        limit = generation.first() if limit is None else min(limit, generation.first())
     return found
 
 
@@ -140,10 +139,10 @@ def read_log(region, source, branch, start, end, out):
         upto = end if left_at is None else min(end, left_at)
         pieces = pieces_of(path, step)
         while at < upto:
-            covering = [piece for piece in pieces if piece[0] <= at < piece[1]]
+            covering = [(reach, piece) for reach, piece in pieces if piece.start <= at < reach]
             need(covering, f"{source}: no log of branch {step} at offset {at:#x}")
             # A segment rather than a tail, and of those the one that reaches farthest.
-            _, reach, piece = max(covering, key=lambda found: (found[2].is_segment, found[1]))
+            reach, piece = max(covering, key=lambda found: (found[1].is_segment, found[0]))
             _, log = piece.read()
             reach = min(reach, upto)
             out.write(log[at - piece.start : reach - piece.start])
@@ -152,44 +151,54 @@ def read_log(region, source, branch, start, end, out):
     return names
 
 
-def check_chain(pieces, previous):
-    """Verifies pieces in order; each one's `previous` must be the chain before, or zeros where the writer could not see it."""
-    chains = {}
-    for piece in pieces:
+class Chains:
+    """The chain at every place where a piece of the generations up to now ends."""
+
+    def __init__(self, region, source):
+        self.at, self.left_at = {}, {}
+        for name in region.names(f"meta/{source}/history/"):
+            record = region.record(name, source, 7)
+            self.left_at[record["branch"]] = (record["parent"], record["offset"])
+
+    def take(self, piece, allowed):
+        """Verifies a piece and that it follows one of the chains `allowed`; its own chain."""
         footer, _ = piece.read()
-        allowed = (previous, NO_CHAIN)
         need(footer["previous"] in allowed, f"{piece.name}: it does not follow the piece before it")
-        previous = chains[piece.branch, piece.end] = footer["chain"]
-    return chains
+        self.at.setdefault((piece.branch, piece.end), set()).add(footer["chain"])
+        return footer["chain"]
 
+    def before(self, piece):
+        """The chains that may stand before a piece: those where it starts, or where its branch left another one."""
+        here = self.at.get((piece.branch, piece.start))
+        return here or self.at.get(self.left_at.get(piece.branch), set())
 
-def check_generation(generation):
-    before = NO_CHAIN if generation.continues is None else generation.continues["chain"]
-    order = sorted(generation.segments, key=lambda piece: (piece.branch, piece.start))
-    for one, other in zip(order, order[1:]):
-        need(
-            one.branch != other.branch or one.end == other.start,
-            f"{other.name}: it does not begin where the segment before it ends",
-        )
-    chains = check_chain(order, before)
-    for tail in sorted(generation.tails, key=lambda piece: (piece.branch, piece.start)):
-        footer, _ = tail.read()
-        allowed = (chains.get((tail.branch, tail.start), before), NO_CHAIN)
-        need(footer["previous"] in allowed, f"{tail.name}: it does not follow the piece before it")
-        chains[tail.branch, tail.end] = footer["chain"]
-    for mark in generation.marks:
-        footer, _ = mark.read()
-        need(mark.start == mark.end and footer["watermarks"], f"{mark.name}: no watermark")
-    return len(order), len(generation.tails) + len(generation.marks)
+    def check(self, generation):
+        continued = {NO_CHAIN} if generation.continues is None else {NO_CHAIN, generation.continues["chain"]}
+        segments, one, chain = sorted(generation.segments, key=lambda piece: (piece.branch, piece.start)), None, None
+        for segment in segments:
+            if one is None:
+                allowed = continued | self.before(segment)
+            else:
+                gap = one.branch == segment.branch and one.end != segment.start
+                need(not gap, f"{segment.name}: it does not begin where the segment before it ends")
+                allowed = {chain}
+            one, chain = segment, self.take(segment, allowed)
+        for tail in sorted(generation.tails, key=lambda piece: (piece.branch, piece.start)):
+            first = generation.first() == (tail.branch, tail.start)
+            self.take(tail, self.before(tail) | (continued if first else set()))
+        for mark in generation.marks:
+            footer, _ = mark.read()
+            need(mark.start == mark.end and footer["watermarks"], f"{mark.name}: no watermark")
 
 
 def check_streams(region):
     """Reads every segment and tail of the generations that are the stream."""
     found = {"generations": 0, "segments": 0, "tails": 0}
     for source in region.sources():
-        for generation in generations(region, source):
-            segments, tails = check_generation(generation)
+        chains = Chains(region, source)
+        for generation in reversed(generations(region, source)):
+            chains.check(generation)
             found["generations"] += 1
-            found["segments"] += segments
-            found["tails"] += tails
+            found["segments"] += len(generation.segments)
+            found["tails"] += len(generation.tails) + len(generation.marks)
     return found

@@ -1,5 +1,6 @@
 //! Starting and stopping an agent.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,7 +60,7 @@ impl Agent {
         let (name, uid) = (identity.about.name.clone(), identity.about.uid.clone());
         let fetch_program = match &config.fetch_program {
             Some(program) => program.clone(),
-            None => std::env::current_exe().map_err(AgentError::file("cannot find", "this program".as_ref()))?,
+            None => own_program()?,
         };
         let scratch = config.data_dir.join("scratch");
         clear(&scratch)?;
@@ -144,6 +145,14 @@ impl Running {
     pub async fn stop(self) -> Result<(), Vec<String>> {
         self.tasks.shutdown(STOP_PATIENCE).await
     }
+}
+
+/// The program that serves `wal-fetch`: this one, or the agent's beside it when this is another.
+fn own_program() -> Result<PathBuf, AgentError> {
+    const AGENT: &str = "breakwater-agent";
+    let this = std::env::current_exe().map_err(AgentError::file("cannot find", "this program".as_ref()))?;
+    let beside = this.with_file_name(AGENT);
+    Ok(if beside.is_file() { beside } else { this })
 }
 
 /// Empties the directory for work in progress: what lies there is of a process that is gone.

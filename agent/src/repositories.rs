@@ -33,6 +33,10 @@ pub(crate) const WRITE_PATIENCE: Duration = Duration::from_secs(120);
 /// How often the health of regions is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
+/// How often and how many times it is looked whether all regions were asked once.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const FIRST_LOOKS: u32 = 50;
+
 /// How long asking one region who it is may take.
 const IDENTIFY: Duration = Duration::from_secs(10);
 
@@ -286,6 +290,17 @@ async fn audit(open: Arc<OpenRepository>, stop: CancellationToken) {
 
 /// Reports the health of the regions, and notices when one becomes known that was not.
 async fn watch(open: Arc<OpenRepository>, repositories: Repositories, stop: CancellationToken) {
+    // "Not asked yet" is no state on the wire, so the first report waits for the first answers.
+    for _ in 0..FIRST_LOOKS {
+        if open.set.statuses().iter().all(|status| status.reachable.is_some()) {
+            break;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = open.stale.cancelled() => return,
+            () = tokio::time::sleep(FIRST_LOOK) => {}
+        }
+    }
     let mut every = tokio::time::interval(REPORT_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -35,7 +35,23 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// The sources by uid. A clone is another handle.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    inner: Arc<Mutex<HashMap<String, Arc<Source>>>>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    sources: Mutex<HashMap<String, Arc<Source>>>,
+    /// Counts changes of the map.
+    changes: watch::Sender<u64>,
+}
+
+/// Why the log did not become durable up to a position.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NotDurable {
+    /// The source is not looked after any more.
+    Gone,
+    /// Not in time.
+    TooLate(Box<StreamState>),
 }
 
 /// One source that is looked after.
@@ -56,12 +72,48 @@ pub struct Source {
 
 impl Sources {
     fn map(&self) -> MutexGuard<'_, HashMap<String, Arc<Source>>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) {
+        self.inner.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 
     /// The source with this uid.
     pub fn get(&self, uid: &str) -> Option<Arc<Source>> {
         self.map().get(uid).cloned()
+    }
+
+    /// The source with this uid, which may be assigned in these moments.
+    pub async fn wait_for(&self, uid: &str, patience: Duration) -> Option<Arc<Source>> {
+        let mut changes = self.inner.changes.subscribe();
+        let appears = changes.wait_for(|_| self.get(uid).is_some());
+        // Not in time means that it is not there.
+        drop(tokio::time::timeout(patience, appears).await);
+        self.get(uid)
+    }
+
+    /// Waits until enough regions hold the log of `uid` up to `position`, also when the source is taken up anew meanwhile.
+    pub async fn wait_durable(&self, uid: &str, position: LogPosition, patience: Duration) -> Result<(), NotDurable> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            // A changed source is away for the moment in which it is stopped and begun again.
+            let Some(source) = self.wait_for(uid, left.min(STOP_PATIENCE)).await else { return Err(NotDurable::Gone) };
+            let mut watching = source.watch();
+            tokio::select! {
+                durable = watching.wait_for(|state| state.is_durable(position)) => {
+                    if durable.is_ok() {
+                        return Ok(());
+                    }
+                }
+                () = source.stop.cancelled() => {}
+                () = tokio::time::sleep_until(deadline) => {
+                    return Err(NotDurable::TooLate(Box::new(source.state())));
+                }
+            }
+            source.ended.cancelled().await;
+        }
     }
 
     /// All of them.
@@ -100,6 +152,7 @@ impl Sources {
             source.ended.cancel();
         }
         self.map().insert(source.assigned.uid.clone(), source);
+        self.changed();
         Ok(())
     }
 
@@ -107,6 +160,7 @@ impl Sources {
     pub async fn stop(&self, uid: &str) {
         let source = self.map().remove(uid);
         if let Some(source) = source {
+            self.changed();
             source.stop.cancel();
             if tokio::time::timeout(STOP_PATIENCE, source.ended.cancelled()).await.is_err() {
                 tracing::warn!(source.name = source.assigned.name, "a stream does not stop in time");

@@ -24,6 +24,10 @@ const FORGET_AGAIN: Duration = Duration::from_secs(30);
 /// How long one try may take.
 const FORGET_PATIENCE: Duration = Duration::from_secs(30);
 
+/// Bytes of one problem's text, and how many problems one message tells of; the log has them all.
+const PROBLEM_BYTES: usize = 1024;
+const PROBLEMS: usize = 40;
+
 /// Applies assignments.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -132,6 +136,8 @@ impl Supervisor {
 
     fn tell(&self, revision: u64, forgotten: Vec<String>, problems: Vec<v1::SourceProblem>) {
         self.applied.send_replace(revision);
+        let mut problems = problems;
+        problems.truncate(PROBLEMS);
         self.outbox.applied(v1::AssignmentApplied { revision, problems, forgotten });
     }
 
@@ -171,5 +177,10 @@ impl Supervisor {
 }
 
 fn problem(uid: &str, error: &AgentError) -> v1::SourceProblem {
-    v1::SourceProblem { source_uid: uid.to_owned(), failure: Some(error.failure()) }
+    let mut failure = error.failure();
+    // Many of them have to fit one message.
+    if failure.message.len() > PROBLEM_BYTES {
+        failure.message = failure.message.chars().take(PROBLEM_BYTES / 4).chain(['…']).collect();
+    }
+    v1::SourceProblem { source_uid: uid.to_owned(), failure: Some(failure) }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use breakwater_core::{LogPosition, SessionId, SnapshotId, SourceUid};
+use breakwater_core::{ErrorClass, LogPosition, SessionId, SnapshotId, SourceUid};
 use breakwater_engine::BackupRequest;
 use breakwater_pipeline::backup::{BackupJob, BackupOutcome, Commit, GateError, LogGate, run_backup};
 use breakwater_proto::v1;
@@ -14,8 +14,11 @@ use super::context::JobContext;
 use crate::error::AgentError;
 use crate::repositories::OpenRepository;
 use crate::sources::receive::ensure_source;
-use crate::sources::{Source, state::StreamState};
+use crate::sources::{NotDurable, Source};
 use crate::toolbox::Toolbox;
+
+/// How long a source that was declared just now may take to be taken up.
+const ASSIGNED_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long a record that was just written may take into the regions before the log counts as not arriving.
 const LOG_PATIENCE: Duration = Duration::from_secs(60);
@@ -41,7 +44,8 @@ pub(super) async fn run(
     }
     let snapshot: SnapshotId =
         spec.snapshot_id.parse().map_err(|error| AgentError::Invalid(format!("the snapshot: {error}")))?;
-    let source = tools.sources.get(&spec.source_uid).ok_or_else(|| {
+    let source = tools.sources.wait_for(&spec.source_uid, ASSIGNED_PATIENCE).await;
+    let source = source.ok_or_else(|| {
         let name = start.source.as_ref().map_or(spec.source_uid.as_str(), |source| source.name.as_str());
         AgentError::Refused(format!(
             "source `{name}` is not assigned to this agent, so nothing receives its log (hint: brctl get plan, and look whether one covers it)"
@@ -62,7 +66,7 @@ pub(super) async fn run(
     let open = tools.repositories.open(repository).await?;
     ensure_source(&open, &source, &probe.identity).await?;
     if source.assigned.stream {
-        context.phase("log", prove_log(&source)).await?;
+        context.phase("log", prove_log(tools, &source)).await?;
     }
     let session = context.phase("preparing", begin(&open, &source, context, snapshot)).await;
     let (session, base) = match session? {
@@ -97,7 +101,7 @@ pub(super) async fn run(
         scratch: tools.scratch.clone(),
         progress: Arc::clone(&context.progress),
         cancel: context.cancel.clone(),
-        log_gate: source.assigned.stream.then(|| gate(&source)),
+        log_gate: source.assigned.stream.then(|| gate(tools, &source)),
     };
     std::fs::create_dir_all(&tools.scratch).map_err(AgentError::file("cannot make", &tools.scratch))?;
     let reading = async {
@@ -122,7 +126,7 @@ fn refuse_unready(source: &Source, probe: &breakwater_engine::Probe) -> Result<(
 }
 
 /// Proves that the log arrives: a record that is written now becomes durable in the regions.
-async fn prove_log(source: &Source) -> Result<(), AgentError> {
+async fn prove_log(tools: &Toolbox, source: &Source) -> Result<(), AgentError> {
     let name = &source.assigned.name;
     let state = source.state();
     if let (false, Some(failure)) = (state.flows(), &state.failure) {
@@ -135,40 +139,40 @@ async fn prove_log(source: &Source) -> Result<(), AgentError> {
     let log = source.engine().log_source().ok_or_else(|| AgentError::Defect("a stream without a log".to_owned()))?;
     let nudged = log.nudge().await;
     let position = nudged.map_err(AgentError::engine(format!("writing a record into the log of source `{name}`")))?;
-    wait_durable(source, position, LOG_PATIENCE).await.map_err(|error| AgentError::Unavailable(error.reason))
+    wait_durable(tools, source, position, LOG_PATIENCE).await.map_err(|error| AgentError::Unavailable(error.reason))
 }
 
 /// Waits until enough regions hold the log up to `position`.
-pub(super) async fn wait_durable(source: &Source, position: LogPosition, patience: Duration) -> Result<(), GateError> {
-    let mut watching = source.watch();
-    let waiting = watching.wait_for(|state: &StreamState| state.is_durable(position));
-    match tokio::time::timeout(patience, waiting).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) => Err(GateError {
-            reason: format!("source `{}` is not looked after any more", source.assigned.name),
-            class: breakwater_core::ErrorClass::Refused,
+pub(super) async fn wait_durable(
+    tools: &Toolbox,
+    source: &Source,
+    position: LogPosition,
+    patience: Duration,
+) -> Result<(), GateError> {
+    let name = &source.assigned.name;
+    match tools.sources.wait_durable(&source.assigned.uid, position, patience).await {
+        Ok(()) => Ok(()),
+        Err(NotDurable::Gone) => Err(GateError {
+            reason: format!("source `{name}` is not looked after any more"),
+            class: ErrorClass::Refused,
         }),
-        Err(_) => {
-            let state = source.state();
+        Err(NotDurable::TooLate(state)) => {
             let durable = state.durable.map_or_else(|| "nothing".to_owned(), |durable| durable.to_string());
-            let why = state.failure.map(|failure| format!(": {}", failure.message)).unwrap_or_default();
-            Err(GateError {
-                reason: format!(
-                    "the log of source `{}` does not arrive in the regions: {position} is needed, {durable} is durable after \
-                     {} s, the stream is {}{why} (hint: brctl lag)",
-                    source.assigned.name,
-                    patience.as_secs(),
-                    state.word.as_str()
-                ),
-                class: breakwater_core::ErrorClass::Unavailable,
-            })
+            let why = state.failure.as_ref().map(|failure| format!(": {}", failure.message)).unwrap_or_default();
+            let reason = format!(
+                "the log of source `{name}` does not arrive in the regions: {position} is needed, {durable} is durable \
+                 after {} s, the stream is {}{why} (hint: brctl lag)",
+                patience.as_secs(),
+                state.word.as_str()
+            );
+            Err(GateError { reason, class: ErrorClass::Unavailable })
         }
     }
 }
 
-fn gate(source: &Arc<Source>) -> LogGate {
-    let source = Arc::clone(source);
-    Box::new(move |position| Box::pin(async move { wait_durable(&source, position, GATE_PATIENCE).await }))
+fn gate(tools: &Arc<Toolbox>, source: &Arc<Source>) -> LogGate {
+    let (tools, source) = (Arc::clone(tools), Arc::clone(source));
+    Box::new(move |position| Box::pin(async move { wait_durable(&tools, &source, position, GATE_PATIENCE).await }))
 }
 
 enum Begun {
@@ -227,7 +231,7 @@ async fn newest(repository: &Repository, source: SourceUid) -> Result<Option<Man
     let order = repository.read_order();
     let found = match repository.find_snapshot(&order, Some(source), &Selector::Latest).await {
         Ok(found) => found,
-        Err(error) if error.class() == breakwater_core::ErrorClass::NotFound => return Ok(None),
+        Err(error) if error.class() == ErrorClass::NotFound => return Ok(None),
         Err(error) => {
             tracing::warn!(error = %breakwater_core::Chain(&error), "no snapshot to compare with; everything is read as new");
             return Ok(None);

@@ -20,6 +20,9 @@ use crate::wiring;
 /// How long a restore waits for what was committed just before it was asked for.
 const FRESH_PATIENCE: Duration = Duration::from_secs(20);
 
+/// Microseconds that the clocks of source and agent may differ by.
+const CLOCKS_APART: i64 = 5_000_000;
+
 /// Restores what `spec` asks for.
 pub(super) async fn run(
     tools: &Arc<Toolbox>,
@@ -95,6 +98,8 @@ pub(crate) async fn prepare(
 async fn store_fresh_log(tools: &Toolbox, source_uid: &str, point: &Point) -> Result<(), AgentError> {
     let wanted = match point {
         Point::Latest => tools.clock.now(),
+        // A moment that is not there yet is refused by the plan.
+        Point::Time(moment) if *moment > tools.clock.now().plus_micros(CLOCKS_APART) => return Ok(()),
         Point::Time(moment) => *moment,
         _ => return Ok(()),
     };
@@ -112,7 +117,7 @@ async fn store_fresh_log(tools: &Toolbox, source_uid: &str, point: &Point) -> Re
         }
         Err(_) => return Ok(()),
     };
-    if let Err(error) = wait_durable(&source, position, FRESH_PATIENCE).await {
+    if let Err(error) = wait_durable(tools, &source, position, FRESH_PATIENCE).await {
         tracing::warn!(error = error.reason, "restoring what is stored");
         return Ok(());
     }

@@ -270,11 +270,18 @@ impl Receiver {
 
     /// What the regions hold already, so that figures are known before the first byte and while the source is away.
     async fn show_stored(&self, open: &OpenRepository) -> Result<(), AgentError> {
+        let known = self.source.state().regions;
+        let regions = open.repository.regions();
+        let same = regions.iter().map(|region| (region.name(), region.id()));
+        if known.iter().map(|share| (share.region.as_str(), share.id)).eq(same) {
+            // Listing what is stored is not for every try at a source that is away.
+            return Ok(());
+        }
         let keys = StreamKeys::of(&open.repository, self.source.uid);
         let mut shares = Vec::new();
-        for region in open.repository.regions() {
+        for region in regions {
             let mut share = RegionShare { region: region.name().to_owned(), id: region.id(), ..RegionShare::default() };
-            let before = self.source.state().regions.into_iter().find(|known| known.region == share.region);
+            let before = known.iter().find(|known| known.region == share.region);
             if let Some(id) = region.id() {
                 match StreamView::load_region(&open.set, &keys, id).await {
                     Ok(view) => {

@@ -11,7 +11,7 @@ use super::Source;
 use super::state::{RegionShare, StreamState, Word};
 use crate::session::outbox::Outbox;
 
-/// Reports the stream of `source` until it ends; the last report says that it stopped.
+/// Reports the stream of `source` for as long as it is polled.
 pub(super) async fn each_second(source: &Source, outbox: &Arc<Outbox>, clock: &dyn Clock) {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

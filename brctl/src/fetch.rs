@@ -1,4 +1,7 @@
-//! The program that a recovering server calls for its log: `breakwater-agent` where it is installed, else this one.
+//! The program that a recovering server calls for its log.
+//!
+//! While we recover ourselves that is this very program, so that both ends are of one version. What is left behind for a
+//! person's own recovery names `breakwater-agent` where it is installed, because that one stays.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,9 +13,14 @@ use crate::output::say;
 
 const AGENT: &str = "breakwater-agent";
 
-/// The program whose `wal-fetch` restored servers call.
-pub(crate) fn program() -> Result<PathBuf, Failure> {
-    let own = std::env::current_exe().map_err(|error| Failure::io("cannot find this program", &error))?;
+/// This program, whose `wal-fetch` servers call while we recover them.
+pub(crate) fn own_program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| Failure::io("cannot find this program", &error))
+}
+
+/// The program whose `wal-fetch` servers call in a person's own recovery.
+pub(crate) fn lasting_program() -> Result<PathBuf, Failure> {
+    let own = own_program()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let beside = own.parent().map(Path::to_owned);
     let places = beside.into_iter().chain(std::env::split_paths(&path).filter(|place| place.is_absolute()));

@@ -107,7 +107,7 @@ impl Local {
         let mut config = AgentConfig::new(data_dir);
         config.keys = Some(keys);
         config.controller = Some(url);
-        config.fetch_program = Some(fetch::program()?);
+        config.fetch_program = Some(fetch::own_program()?);
         let agent = Agent::start(config).await?;
         wait_connected(&client).await?;
         Ok((agent, client))

@@ -67,7 +67,7 @@ pub(crate) async fn run(glass: &Glass, output: &Output, wanted: &Wanted) -> Resu
         recover: wanted.recover,
         verify: Verify::parse(&wanted.verify)?,
         program_directory: wanted.program_directory.clone(),
-        fetch_program: fetch::program()?,
+        fetch_program: if wanted.recover { fetch::own_program()? } else { fetch::lasting_program()? },
         budget: ByteBudget::new(BUFFERS.as_u64()),
         progress: Arc::clone(&progress),
         cancel: cancel.clone(),

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use breakwater_storage::Payload;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
+use tracing::Span;
 
 use super::error::Failure;
 
@@ -34,6 +35,8 @@ pub(super) struct Shipment {
     pub(super) name: String,
     pub(super) payload: Payload,
     pub(super) size: u64,
+    /// Of whoever writes the object: its puts belong to that trace.
+    pub(super) span: Span,
     outcomes: Mutex<Vec<Outcome>>,
     changed: Notify,
     cancelled: watch::Sender<bool>,
@@ -47,6 +50,7 @@ impl Shipment {
             name: name.to_owned(),
             payload,
             size,
+            span: Span::current(),
             outcomes: Mutex::new(outcomes),
             changed: Notify::new(),
             cancelled,

@@ -13,6 +13,7 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::Set;
 use super::copy::{self, Copied};
@@ -105,7 +106,7 @@ async fn attempt(set: &Set, index: usize, work: Work) -> Done {
             tokio::select! {
                 biased;
                 () = shipment.cancelled() => Tried::Cancelled,
-                tried = put(set, &region.handle.storage, &work.name, payload) => tried,
+                tried = put(set, &region.handle.storage, &work.name, payload).instrument(shipment.span.clone()) => tried,
             }
         }
         (None, Some(_)) => match copy::copy(set, index, &work.name, work.size).await {

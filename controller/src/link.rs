@@ -76,6 +76,8 @@ impl AgentLink for Link {
         }
         let name = record.value.name;
         self.note_hello(agent, &hello).await?;
+        // Before work can be handed to this session: what is handed to it is not in its Hello, and is not lost.
+        let to_stop = self.settle_jobs(agent, &hello).await;
         let (number, messages) = self.fleet.connect(agent, name.as_str(), hello.clone(), self.clock.now());
         tracing::info!(agent.name = %name, agent.uid = %agent, version = hello.version, "agent connected");
         self.fleet.send(
@@ -87,9 +89,11 @@ impl AgentLink for Link {
             }),
         );
         self.fleet.send(agent, Told::Assignment(assign::of_agent(&self.book, &name).await?));
+        for job in to_stop {
+            self.tell_stop(agent, job, "cancelled while the agent was away");
+        }
         let link = self.clone();
         tokio::spawn(async move {
-            link.settle_jobs(agent, &hello).await;
             link.listen(agent, said).await;
             link.fleet.disconnect(agent, number);
             tracing::info!(agent.name = %name, "agent disconnected");
@@ -241,15 +245,17 @@ impl Link {
     }
 
     /// Compares what the agent says it runs with what the store says it should: jobs that it lost go back to pending,
-    /// jobs whose cancel it missed are told again.
-    async fn settle_jobs(&self, agent: Uid, hello: &v1::Hello) {
-        if let Err(error) = self.try_settle_jobs(agent, hello).await {
+    /// jobs whose cancel it missed are answered, to be told again.
+    async fn settle_jobs(&self, agent: Uid, hello: &v1::Hello) -> Vec<JobId> {
+        self.try_settle_jobs(agent, hello).await.unwrap_or_else(|error| {
             tracing::warn!(agent.uid = %agent, error = %breakwater_core::Chain(&error), "the agent's jobs were not settled");
-        }
+            Vec::new()
+        })
     }
 
-    async fn try_settle_jobs(&self, agent: Uid, hello: &v1::Hello) -> Result<(), ControlError> {
+    async fn try_settle_jobs(&self, agent: Uid, hello: &v1::Hello) -> Result<Vec<JobId>, ControlError> {
         let now = self.clock.now();
+        let mut to_stop = Vec::new();
         for namespace in crate::catalogue::namespaces(&self.book).await? {
             for (job, _) in self.jobs.list(&namespace).await? {
                 let with_agent = matches!(job.life.state, JobState::Dispatched | JobState::Running);
@@ -262,10 +268,10 @@ impl Link {
                     let event = JobEvent::Lost { fence: job.life.fence };
                     self.jobs.happen(&namespace, job.id, event, None, now).await?;
                 } else if job.life.cancel_requested {
-                    self.tell_stop(agent, job.id, "cancelled while the agent was away");
+                    to_stop.push(job.id);
                 }
             }
         }
-        Ok(())
+        Ok(to_stop)
     }
 }

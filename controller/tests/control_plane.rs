@@ -299,6 +299,32 @@ async fn passing_failures_are_tried_again_and_cancel_reaches_the_agent() {
 }
 
 #[tokio::test]
+async fn work_that_waits_for_an_agent_is_not_lost_when_it_comes() {
+    let stage = Stage::embedded().await;
+    let mut desk = stage.desk().await;
+    apply(&mut desk, DOCUMENTS).await.unwrap();
+    let identity = stage.enrolled("host-a").await;
+    for round in 1..=5 {
+        let waiting = run_backup(&mut desk, &format!("round {round}")).await;
+        // Its Hello was said before the job could be handed to it, so the job is not in it.
+        let mut player = Player::enter(&stage, identity.clone(), Vec::new()).await.unwrap();
+        let start = player.start_job().await;
+        assert_eq!((start.job_id.as_str(), start.attempt), (waiting.id.as_str(), 1));
+        let running = v1::JobUpdate {
+            job_id: start.job_id.clone(),
+            attempt: start.attempt,
+            fence: start.fence,
+            state: v1::JobState::Running.into(),
+            progress: None,
+        };
+        player.say(Said::JobUpdate(running)).await;
+        player.end(&start, v1::JobState::Succeeded, None, round).await;
+        let ended = wait_for_state(&mut desk, &waiting.id, v1::JobState::Succeeded).await;
+        assert_eq!(ended.attempt, 1, "{:?}", ended.log);
+    }
+}
+
+#[tokio::test]
 async fn tokens_work_once_and_locked_agents_are_cut_off() {
     let stage = Stage::embedded().await;
     let mut desk = stage.desk().await;

@@ -222,7 +222,7 @@ impl Link {
             if let (true, Work::Backup { .. }, Some(source)) =
                 (record.life.state.is_terminal(), &record.work, record.source_uid)
             {
-                summary::note_backup(&self.book, source, &record, now).await?;
+                summary::note_backup(&self.book, source, &record, Timestamp::from_micros(result.finished), now).await?;
             }
         }
         // Also what nobody knows any more is acknowledged, or the agent would repeat it for ever.

@@ -192,6 +192,10 @@ impl Overview {
         let report = self.fleet.regions(agent, plan.repository.as_str())?;
         let health = report.regions.iter().find(|health| health.region == region)?;
         let owes = health.owed_objects > 0;
+        // A report from before the last backup ended knows nothing of it, and a region that owes or is away is only
+        // known to hold what it held then.
+        let whole = !owes && health.reachable && health.observed > summary.last_ended.as_micros();
+        let held = summary.held.get(region).copied();
         let state = match (health.reachable, owes) {
             (false, _) => "unreachable",
             (true, true) => "behind",
@@ -199,8 +203,7 @@ impl Overview {
         };
         Some(RegionObservation {
             state: state.to_owned(),
-            // While the region owes anything the snapshot is not known to be whole there.
-            recoverable: summary.last_consistent_at.filter(|_| !owes),
+            recoverable: if whole { summary.last_consistent_at } else { held },
             oldest_pending: (health.oldest_owed != 0).then(|| Timestamp::from_micros(health.oldest_owed)),
             observed: Timestamp::from_micros(health.observed),
         })

@@ -1,5 +1,7 @@
 //! What the controller keeps in its store, as JSON.
 
+use std::collections::BTreeMap;
+
 use breakwater_core::{JobId, Name, SnapshotId, SourceUid, Timestamp, Uid};
 use breakwater_planner::job::JobLife;
 use serde::{Deserialize, Serialize};
@@ -115,6 +117,13 @@ pub struct SourceSummary {
     pub last_snapshot: Option<SnapshotId>,
     /// The moment it shows.
     pub last_consistent_at: Option<Timestamp>,
+    /// Per region, the moment of the newest snapshot that it held when the backup ended. What is repaid later is seen in
+    /// the agent's reports, so this may lag behind the truth and is never ahead of it.
+    #[serde(default)]
+    pub held: BTreeMap<String, Timestamp>,
+    /// When the last backup ended, on the agent's clock: only a report from after this speaks of it.
+    #[serde(default)]
+    pub last_ended: Timestamp,
     /// The state of the last ended job and its message.
     pub last_failure: Option<String>,
     /// The stream as last reported: the encoded protocol message, hex.

@@ -43,15 +43,29 @@ pub async fn note_stream(
 }
 
 /// Takes in how a backup ended.
-pub async fn note_backup(book: &Book, source: SourceUid, job: &JobRecord, now: Timestamp) -> Result<(), ControlError> {
+pub async fn note_backup(
+    book: &Book,
+    source: SourceUid,
+    job: &JobRecord,
+    ended: Timestamp,
+    now: Timestamp,
+) -> Result<(), ControlError> {
     let change = |present: Option<&SourceSummary>| {
         let mut next = present.cloned().unwrap_or_default();
         match (&job.work, job.life.state) {
             (Work::Backup { snapshot, .. }, JobState::Succeeded) => {
                 let said: serde_json::Value = serde_json::from_str(&job.summary).unwrap_or_default();
                 let micros = said.get("consistent_at").and_then(serde_json::Value::as_i64);
+                let consistent_at = micros.map_or(now, Timestamp::from_micros);
                 next.last_snapshot = Some(*snapshot);
-                next.last_consistent_at = Some(micros.map_or(now, Timestamp::from_micros));
+                next.last_consistent_at = Some(consistent_at);
+                next.last_ended = ended;
+                let regions = said.get("regions").and_then(serde_json::Value::as_object);
+                for (region, state) in regions.into_iter().flatten() {
+                    if state == "held" {
+                        next.held.insert(region.clone(), consistent_at);
+                    }
+                }
                 next.last_failure = None;
             }
             (_, JobState::Failed) => {

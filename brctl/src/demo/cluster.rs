@@ -23,7 +23,7 @@ const SUPERUSER: &str = "postgres";
 const PORT: u16 = 5432;
 
 /// The oldest version that can be backed up.
-const OLDEST: u32 = 15;
+const OLDEST: u32 = 13;
 
 /// Whose servers we run where this is root, which PostgreSQL refuses to be.
 const USERS: [&str; 2] = ["postgres", "nobody"];

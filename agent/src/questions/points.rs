@@ -17,11 +17,12 @@ pub(super) async fn list(tools: &Toolbox, repository: &v1::RepositorySpec, uid: 
     Ok(of_source(&open.repository, &open.set, uid, &name.unwrap_or_else(|| uid.to_string())).await)
 }
 
-/// What every region of `repository` gives back of the source called `name`. Needs no agent.
-pub async fn of_source(repository: &Repository, set: &RegionSet, uid: SourceUid, name: &str) -> Value {
+/// What `source`, called `name`, can be restored to, region by region. A region that does not answer is said to be
+/// unreachable. Times are microseconds.
+pub async fn of_source(repository: &Repository, set: &RegionSet, source: SourceUid, name: &str) -> Value {
     let mut regions = Vec::new();
     for region in repository.regions() {
-        let value = match of_region(repository, set, uid, region.name()).await {
+        let value = match of_region(repository, set, source, region.name()).await {
             Ok(value) => value,
             Err(error) => json!({
                 "region": region.name(), "state": "unreachable", "reason": breakwater_core::Chain(&error).to_string(),
@@ -30,7 +31,7 @@ pub async fn of_source(repository: &Repository, set: &RegionSet, uid: SourceUid,
         };
         regions.push(value);
     }
-    json!({ "source": name, "source_uid": uid, "regions": regions })
+    json!({ "source": name, "source_uid": source, "regions": regions })
 }
 
 /// What one region alone gives back: runs of log that a snapshot in the same region leads into.

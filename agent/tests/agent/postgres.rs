@@ -17,6 +17,12 @@ async fn stream_state(lab: &Lab) -> String {
     status.sources.first().map(|source| source.stream_state.clone()).unwrap_or_default()
 }
 
+/// The server's clock as RFC 3339.
+async fn now(cluster: &Cluster) -> String {
+    let clock = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+    cluster.psql(clock).await.unwrap().trim().to_owned()
+}
+
 async fn rows(cluster: &Cluster) -> String {
     cluster.psql("SELECT count(*) FROM t").await.unwrap().trim().to_owned()
 }
@@ -82,4 +88,72 @@ async fn a_cluster_is_streamed_backed_up_and_restored_to_a_moment() {
         lab.desk().await.delete(request).await.unwrap();
     }
     until("the slot is dropped", PATIENCE, async || (slots().await == "0").then_some(())).await;
+}
+
+/// What controllers know of one region's share of the source: the state and the recoverable point.
+async fn share(lab: &Lab, region: &str) -> Option<(String, i64)> {
+    let lag = lab.desk().await.lag(v1::LagRequest::default()).await.unwrap().into_inner();
+    let row = lag.rows.into_iter().find(|row| row.region == region)?;
+    Some((row.state, row.recoverable))
+}
+
+async fn wait_share(lab: &Lab, region: &str, state: &str, newer_than: i64) {
+    let what = format!("region {region} is {state}");
+    until(&what, PATIENCE, async || {
+        share(lab, region).await.filter(|(found, recoverable)| found == state && *recoverable > newer_than)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regions_that_go_away_come_back_whole_and_nothing_committed_is_lost() {
+    let mut lab = Lab::new().await;
+    let cluster = cluster().await;
+    cluster.psql("CREATE TABLE t (n int); INSERT INTO t SELECT generate_series(1, 100)").await.unwrap();
+    lab.declare(&format!("postgres: {{connection: '{}'}}", cluster.socket_conninfo())).await;
+    until("the log is streamed", PATIENCE, async || (stream_state(&lab).await == "streaming").then_some(())).await;
+    lab.backup().await;
+    let away = |region: &str| std::fs::rename(lab.path(region), lab.path(&format!("{region}-away"))).unwrap();
+
+    away("east");
+    wait_share(&lab, "east", "unreachable", 0).await;
+    let before = Timestamp::parse(&now(&cluster).await).unwrap().as_micros();
+    cluster.psql("INSERT INTO t SELECT generate_series(1, 200)").await.unwrap();
+    wait_share(&lab, "west", "ok", before).await;
+    let (_, stuck) = share(&lab, "east").await.unwrap();
+    assert!(stuck < before, "what is away does not get newer");
+
+    // Now no region answers: the spool takes the log.
+    away("west");
+    wait_share(&lab, "west", "unreachable", 0).await;
+    cluster.psql("INSERT INTO t SELECT generate_series(1, 20000)").await.unwrap();
+    let after = Timestamp::parse(&now(&cluster).await).unwrap().as_micros();
+    // Also an agent that ends now forgets nothing.
+    lab.stop_agent().await;
+    lab.start_agent().await;
+    lab.wait_connected().await;
+    let back = |region: &str| std::fs::rename(lab.path(&format!("{region}-away")), lab.path(region)).unwrap();
+    back("west");
+    back("east");
+    for region in ["east", "west"] {
+        wait_share(&lab, region, "ok", after).await;
+    }
+    assert_eq!(stream_state(&lab).await, "streaming", "no gap");
+
+    // Each region alone has everything.
+    for region in ["east", "west"] {
+        let target = lab.path(&format!("from-{region}"));
+        let restore = v1::RestoreSpec {
+            point: Some(v1::RestorePoint { point: Some(Point::Latest(true)) }),
+            target: target.display().to_string(),
+            recover: true,
+            region: region.to_owned(),
+            ..Default::default()
+        };
+        let request = v1::RunRestoreRequest { source: "app".to_owned(), restore: Some(restore), ..Default::default() };
+        let job = lab.desk().await.run_restore(request).await.unwrap().into_inner().jobs.remove(0);
+        let said = summary(&lab.succeeded(&job.id).await);
+        assert_eq!(said["region_bytes"].as_object().unwrap().keys().collect::<Vec<_>>(), [region], "{said}");
+        assert_eq!(restored(&cluster, &target).await, "20300");
+    }
 }

@@ -11,6 +11,7 @@ streams.
 
 import argparse
 import json
+import os
 import sys
 
 sys.dont_write_bytecode = True
@@ -37,7 +38,11 @@ def run_restore(region, words):
 def run_log(region, words):
     region.need_content()
     with open(words.out, "xb") as out:
-        pieces = read_log(region, words.source, words.branch, words.start, words.end, out)
+        try:
+            pieces = read_log(region, words.source, words.branch, words.start, words.end, out)
+        except BaseException:
+            os.remove(words.out)
+            raise
     print(json.dumps({"bytes": words.end - words.start, "pieces": pieces}))
 
 
@@ -75,6 +80,9 @@ def main():
         words.run(Region(words.region, words.key), words)
     except (Broken, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (LookupError, TypeError, ValueError) as error:
+        print(f"error: a field is missing or is not what docs/format.md says: {error!r}", file=sys.stderr)
         return 1
     return 0
 

@@ -119,7 +119,7 @@ class Content:
 
     def entries(self):
         """The tree's entries, in order, each checked to stay inside the target."""
-        before, links, types = None, set(), {}
+        before, directories = None, set()
         for reference in self.manifest["tree"]:
             text = self.structure(reference, TREE)
             need(text.endswith(b"\n"), "the tree: a frame does not end with a line's end")
@@ -128,14 +128,10 @@ class Content:
                 path = decode_path(entry["path"])
                 check_path(path)
                 need(before is None or before < path, f"the tree: out of order: {entry['path']}")
-                parts = path.split(b"/")
-                for end in range(1, len(parts)):
-                    above = b"/".join(parts[:end])
-                    need(above not in links, f"the tree: below a symbolic link: {entry['path']}")
-                    need(types.get(above, "dir") == "dir", f"the tree: below a file: {entry['path']}")
-                if entry["type"] == "symlink":
-                    links.add(path)
-                types[path] = entry["type"]
+                above = path.rpartition(b"/")[0]
+                need(not above or above in directories, f"the tree: not below a directory of the tree: {entry['path']}")
+                if entry["type"] == "dir":
+                    directories.add(path)
                 before = path
                 yield path, entry
 
@@ -176,10 +172,9 @@ def restore(region, manifest, target):
     for path, entry in content.entries():
         place, count = os.path.join(top, path), count + 1
         if entry["type"] == "dir":
-            os.makedirs(place, exist_ok=True)
+            os.mkdir(place)
             directories.append((place, entry))
             continue
-        os.makedirs(os.path.dirname(place), exist_ok=True)
         if entry["type"] == "symlink":
             os.symlink(decode_path(entry["target"]), place)
         elif entry["type"] == "file":

@@ -189,6 +189,7 @@ class Chains:
         for mark in generation.marks:
             footer, _ = mark.read()
             need(mark.start == mark.end and footer["watermarks"], f"{mark.name}: no watermark")
+            need(footer["previous"] == NO_CHAIN, f"{mark.name}: it must stand outside the chain")
 
 
 def check_streams(region):

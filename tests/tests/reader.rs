@@ -36,11 +36,13 @@ fn first_tree() -> Tree {
     for (seed, path) in odd.iter().enumerate() {
         tree.put(path, Node::File(Arc::new(noise(seed as u64, 99))), 0o600);
     }
-    // Many small files, so that the tree has more than one frame.
-    for number in 0..4500 {
-        let content =
-            if number % 7 == 0 { text(number, 300) } else { vec![b'x'; usize::try_from(number % 3).unwrap()] };
-        tree.file(&format!("small/{number:05}"), content);
+    // Small files with names that need much room, so that the tree has more than one frame.
+    let directory = [b"small/".as_slice(), &[0xFF; 200]].concat();
+    tree.put(&directory, Node::Directory, 0o700);
+    for number in 0..800_u16 {
+        let path = [&directory, format!("/{number:05}").as_bytes(), &[0xFE; 200]].concat();
+        let content = if number % 7 == 0 { text(number.into(), 300) } else { vec![b'x'; usize::from(number % 3)] };
+        tree.put(&path, Node::File(Arc::new(content)), 0o600);
     }
     tree
 }
@@ -154,6 +156,8 @@ async fn the_document_is_enough_to_read_the_log() {
     for part in ["/log/", "/tail/", "/history/"] {
         assert!(names.iter().any(|name| name.contains(part)), "nothing to read in {part}: {names:#?}");
     }
+    let is_idle = |name: &&String| name.contains("/tail/") && name.matches('-').count() == 3;
+    assert_eq!(names.iter().filter(is_idle).count(), 1, "the watermark of an idle source: {names:#?}");
     for (branch, start, end) in written.readable() {
         assert_eq!(lab.log(&region, branch, start, end).unwrap(), written.bytes(branch, start, end));
     }

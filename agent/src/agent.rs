@@ -100,6 +100,7 @@ impl Agent {
         let supervisor = Supervisor {
             file: AssignmentFile::new(config.data_dir.join("assignment.pb")),
             spools: config.data_dir.join("spool"),
+            memories: config.data_dir.join("streams"),
             spool_limit: ByteCount::mib(config.spool_mib),
             tools: Arc::clone(&tools),
             outbox: Arc::clone(&outbox),

@@ -1,13 +1,15 @@
 //! The sources that this agent looks after: one runtime each, with its engine and, where it has one, its log.
 //!
 //! Reading order: this page (which sources there are), [`state`] (what is known of a stream), [`receive`] (the log on its
-//! way into the regions), [`report`] (what controllers hear of it).
+//! way into the regions), [`memory`] (what outlives the process), [`report`] (what controllers hear of it).
 
+pub mod memory;
 pub mod receive;
 pub mod report;
 pub mod state;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -135,17 +137,21 @@ impl Sources {
             let log = source.wired.engine.log_source().ok_or_else(|| {
                 AgentError::Refused(format!("sources of kind `{}` have no log to stream", source.assigned.engine))
             })?;
-            let receiver = Receiver { source: Arc::clone(&source), log, tools: Arc::clone(tools), spool };
+            let memory = spool.memory.clone();
+            source.change(|state| memory.recall(state));
+            let listed = AtomicBool::new(false);
+            let receiver = Receiver { source: Arc::clone(&source), log, tools: Arc::clone(tools), spool, listed };
             let token = tasks.token();
             let name = format!("source {}", source.assigned.name);
             let (kept, outbox, clock) = (Arc::clone(&source), Arc::clone(outbox), Arc::clone(&tools.clock));
             let entropy = Arc::clone(&tools.entropy);
             tasks.spawn(&name, async move {
-                let reporting = report::each_second(&kept, &outbox, clock.as_ref());
+                let reporting = report::each_second(&kept, &outbox, &memory, clock.as_ref());
                 tokio::select! {
                     () = keep_receiving(receiver, token, entropy) => {}
                     () = reporting => {}
                 }
+                memory.keep(&kept.state());
                 kept.ended.cancel();
             });
         } else {

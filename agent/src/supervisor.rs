@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::assignment::{AssignmentFile, changes};
 use crate::error::AgentError;
 use crate::session::outbox::Outbox;
+use crate::sources::memory::Memory;
 use crate::sources::receive::SpoolPlace;
 use crate::toolbox::Toolbox;
 use crate::wiring;
@@ -35,6 +36,8 @@ pub struct Supervisor {
     pub file: AssignmentFile,
     /// Where spools lie, one directory a source.
     pub spools: PathBuf,
+    /// Where is kept what is known of streams, one file a source.
+    pub memories: PathBuf,
     /// Bytes of one spool.
     pub spool_limit: ByteCount,
     /// What sources work with.
@@ -111,7 +114,8 @@ impl Supervisor {
         let mut problems = Vec::new();
         for source in changes.start {
             let (uid, name) = (source.uid.clone(), source.name.clone());
-            let spool = SpoolPlace { directory: self.spools.join(&uid), limit: self.spool_limit };
+            let memory = Memory::new(self.memories.join(format!("{uid}.json")));
+            let spool = SpoolPlace { directory: self.spools.join(&uid), limit: self.spool_limit, memory };
             match self.tools.sources.start(source.clone(), &self.tools, spool, &self.outbox, &self.tasks) {
                 Ok(()) => {
                     tracing::info!(

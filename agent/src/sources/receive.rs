@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use breakwater_core::{ByteCount, DomainName, LogPosition, Timestamp};
@@ -13,6 +14,7 @@ use breakwater_repository::stream::{SpoolOptions, StreamKeys, StreamOptions, Str
 use tokio_util::sync::CancellationToken;
 
 use super::Source;
+use super::memory::Memory;
 use super::state::{RegionShare, Word};
 use crate::error::AgentError;
 use crate::repositories::OpenRepository;
@@ -34,13 +36,15 @@ const STUCK: Duration = Duration::from_secs(3);
 /// A spool that stays full this long makes one side give way.
 const FULL_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where pieces wait while regions are away.
+/// Where a stream keeps files on this host: pieces that wait while regions are away, and what is known of the regions.
 #[derive(Clone, Debug)]
 pub struct SpoolPlace {
     /// A directory of this source's own.
     pub directory: PathBuf,
     /// Bytes at most.
     pub limit: ByteCount,
+    /// What is remembered of its regions.
+    pub memory: Memory,
 }
 
 /// Receives the log of one source.
@@ -54,6 +58,8 @@ pub struct Receiver {
     pub tools: Arc<Toolbox>,
     /// Where pieces wait.
     pub spool: SpoolPlace,
+    /// The regions were listed by this process: what they hold is not only remembered.
+    pub listed: AtomicBool,
 }
 
 impl Receiver {
@@ -273,7 +279,8 @@ impl Receiver {
         let known = self.source.state().regions;
         let regions = open.repository.regions();
         let same = regions.iter().map(|region| (region.name(), region.id()));
-        if known.iter().map(|share| (share.region.as_str(), share.id)).eq(same) {
+        let listed = self.listed.swap(true, Ordering::Relaxed);
+        if listed && known.iter().map(|share| (share.region.as_str(), share.id)).eq(same) {
             // Listing what is stored is not for every try at a source that is away.
             return Ok(());
         }

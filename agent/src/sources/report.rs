@@ -8,16 +8,25 @@ use breakwater_proto::v1;
 use breakwater_repository::regions::RegionStatus;
 
 use super::Source;
+use super::memory::Memory;
 use super::state::{RegionShare, StreamState, Word};
 use crate::session::outbox::Outbox;
 
+/// Reports between two writes of what is remembered.
+const KEEP_EVERY: u64 = 15;
+
 /// Reports the stream of `source` for as long as it is polled.
-pub(super) async fn each_second(source: &Source, outbox: &Arc<Outbox>, clock: &dyn Clock) {
+pub(super) async fn each_second(source: &Source, outbox: &Arc<Outbox>, memory: &Memory, clock: &dyn Clock) {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for count in 1_u64.. {
         second.tick().await;
         let state = source.state();
+        if count.is_multiple_of(KEEP_EVERY) && state.recoverable().is_some() {
+            let (memory, state) = (memory.clone(), state.clone());
+            // Not waited for: a slow disk must not hold up what people hear.
+            drop(tokio::task::spawn_blocking(move || memory.keep(&state)));
+        }
         outbox.stream(message(&source.assigned.uid, &state, &source.region_statuses(), clock.now()));
     }
 }

@@ -3,6 +3,7 @@
 use breakwater_core::{LogPosition, RegionId, Timestamp, Watermark};
 use breakwater_proto::v1;
 use breakwater_repository::stream::StreamStatus;
+use serde::{Deserialize, Serialize};
 
 /// What a stream does, in the words of the protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl Word {
 }
 
 /// One region's share of a stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegionShare {
     /// The region's name.
     pub region: String,

@@ -49,9 +49,7 @@ async fn a_cluster_is_streamed_backed_up_and_restored_to_a_moment() {
     assert!(said["start"]["offset"].as_u64() < said["end"]["offset"].as_u64(), "{said}");
 
     cluster.psql("INSERT INTO t SELECT generate_series(1, 500)").await.unwrap();
-    let clock =
-        cluster.psql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
-    let moment = Timestamp::parse(clock.await.unwrap().trim()).unwrap();
+    let moment = Timestamp::parse(&now(&cluster).await).unwrap();
     cluster.psql("INSERT INTO t SELECT generate_series(1, 77)").await.unwrap();
     assert_eq!(rows(&cluster).await, "1577");
 
@@ -132,6 +130,7 @@ async fn regions_that_go_away_come_back_whole_and_nothing_committed_is_lost() {
     lab.stop_agent().await;
     lab.start_agent().await;
     lab.wait_connected().await;
+    wait_share(&lab, "west", "unreachable", 0).await;
     let back = |region: &str| std::fs::rename(lab.path(&format!("{region}-away")), lab.path(region)).unwrap();
     back("west");
     back("east");

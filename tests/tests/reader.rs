@@ -166,7 +166,7 @@ async fn the_document_is_enough_to_read_the_log() {
         assert!(error.contains("no log of branch"), "{error}");
     }
     let found = lab.read(&region, &["check"]).remove(0);
-    assert!(found["generations"].as_u64() >= Some(5) && found["segments"].as_u64() >= Some(8), "{found}");
+    assert!(found["generations"].as_u64() >= Some(9) && found["segments"].as_u64() >= Some(8), "{found}");
     assert!(found["tails"].as_u64() >= Some(2), "{found}");
 }
 

@@ -86,9 +86,10 @@ pub(crate) async fn write(lab: &mut Lab) -> Written {
     flush(&mut writer).await;
     drop(writer);
 
-    // The third goes on with another branch.
+    // The third takes a new session, and so a new generation, with every segment, and goes on with another branch.
     lab.restart();
-    let mut writer = begin(lab, LogPosition::new(1, 5 * SEGMENT)).await;
+    let options = StreamOptions { session_age: Duration::ZERO, ..options() };
+    let mut writer = begin_with(lab, LogPosition::new(1, 5 * SEGMENT), options).await;
     feed(&mut writer, &log, 1, 5 * SEGMENT, FORK).await;
     writer.end_of_branch(LogPosition::new(1, FORK), 2, b"1\t0/7\tno recovery target specified\n").await.unwrap();
     feed(&mut writer, &log, 2, 7 * SEGMENT, GAP.0).await;
@@ -108,11 +109,16 @@ pub(crate) async fn write(lab: &mut Lab) -> Written {
     log
 }
 
+/// Tails are cut when this says so, not by the clock.
+fn options() -> StreamOptions {
+    StreamOptions { patience: PATIENCE, interval: Duration::from_secs(24 * 3600), ..StreamOptions::new(SEGMENT) }
+}
+
 async fn begin(lab: &Lab, start: LogPosition) -> StreamWriter {
-    let mut options = StreamOptions::new(SEGMENT);
-    options.patience = PATIENCE;
-    // Tails are cut when this says so, not by the clock.
-    options.interval = Duration::from_secs(24 * 3600);
+    begin_with(lab, start, options()).await
+}
+
+async fn begin_with(lab: &Lab, start: LogPosition, options: StreamOptions) -> StreamWriter {
     let mut writer = StreamWriter::open(&lab.writer, &lab.set, lab.source, options).await.unwrap();
     writer.begin(start).await.unwrap();
     writer

@@ -113,6 +113,7 @@ mod tests {
             reachable: Some(reachable),
             last_error: None,
             last_success: None,
+            compared: true,
             owed_objects: owed,
             owed_bytes: owed * 10,
             oldest_owed_since: (owed > 0).then_some(Timestamp(3)),

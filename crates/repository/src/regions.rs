@@ -6,9 +6,10 @@
 //!
 //! Reading order: [`order`] (what must come before what), [`lane`] (a region's queue, pure), [`write`], [`worker`] and
 //! [`copy`] (what runs the queue), [`probe`] (does the place answer, and is it the right one), [`read`], [`audit`],
-//! [`status`].
+//! [`comparison`] (what must be known before a manifest shows), [`status`].
 
 mod audit;
+mod comparison;
 mod copy;
 mod error;
 mod lane;
@@ -38,9 +39,10 @@ pub use audit::{AuditReport, RegionAudit};
 pub use error::{Failure, RegionError, RegionFailure};
 pub use read::{Listed, Listing};
 pub use region::{RegionHandle, Role};
-pub use status::RegionStatus;
+pub use status::{RegionStatus, SourceDebt};
 pub use write::{Decided, Durability};
 
+use comparison::Comparison;
 use region::Region;
 
 /// The times and sizes of a set of regions.
@@ -125,11 +127,13 @@ struct Set {
     copy_budget: Semaphore,
     /// Bytes of buffers that outlive their caller.
     grace_bytes: AtomicU64,
+    /// Which regions were compared with which.
+    comparison: Comparison,
 }
 
 impl RegionSet {
     /// A set that acknowledges what `commit` of its sync regions hold. Must be called inside a tokio runtime: every
-    /// region gets two background tasks.
+    /// region gets two background tasks, and the set one.
     pub fn new(handles: Vec<RegionHandle>, commit: usize) -> Result<RegionSet, RegionError> {
         RegionSet::with_options(handles, commit, RegionOptions::default())
     }
@@ -148,8 +152,9 @@ impl RegionSet {
             options,
             copy_budget: Semaphore::new(budget),
             grace_bytes: AtomicU64::new(0),
+            comparison: Comparison::default(),
         });
-        let mut tasks = Vec::new();
+        let mut tasks = vec![tokio::spawn(comparison::run(Arc::clone(&set))).abort_handle()];
         for index in 0..set.regions.len() {
             tasks.push(tokio::spawn(worker::run(Arc::clone(&set), index)).abort_handle());
             tasks.push(tokio::spawn(probe::run(Arc::clone(&set), index)).abort_handle());

@@ -49,9 +49,51 @@ fn prefixes(source: SourceUid) -> Vec<String> {
     all
 }
 
+/// The source that a name below `meta/` or `data/` belongs to.
+fn source_in(name: &str) -> Option<SourceUid> {
+    name.split('/').find_map(|part| part.parse().ok())
+}
+
 impl RegionSet {
-    /// Compares the regions over `repo/` and the given sources, and makes what a region misses its debt.
+    /// Compares the regions over `repo/` and the given sources, and makes what a region misses its debt. Regions whose
+    /// listings were whole count as compared with each other over these sources.
     pub async fn audit(&self, sources: &[SourceUid]) -> AuditReport {
+        self.audit_over(sources).await.0
+    }
+
+    /// Compares the regions over everything that those which answer hold.
+    pub(super) async fn audit_all(&self) {
+        let mut sources = BTreeSet::new();
+        let mut listed = BTreeSet::new();
+        for (index, handle) in self.handles().enumerate() {
+            for top in ["meta/", "data/"] {
+                let call = handle.storage.list_directories(top);
+                match tokio::time::timeout(LIST_PATIENCE, call).await {
+                    Ok(Ok(names)) => {
+                        listed.insert(index);
+                        sources.extend(names.iter().filter_map(|name| source_in(name)));
+                    }
+                    Ok(Err(_)) | Err(_) => {
+                        listed.remove(&index);
+                        break;
+                    }
+                }
+            }
+        }
+        let (report, sound) = self.audit_over(&sources.into_iter().collect::<Vec<_>>()).await;
+        for (found, handle) in report.regions.iter().zip(self.handles()).filter(|(found, _)| found.missing_objects > 0)
+        {
+            let (objects, bytes) = (found.missing_objects, found.missing_bytes);
+            tracing::info!(region = %handle.name, objects, bytes, "region misses objects; they are copied over");
+        }
+        for conflict in &report.conflicts {
+            tracing::error!(object = %conflict, "regions hold different objects of one name");
+        }
+        self.set.compared_whole(&sound.intersection(&listed).copied().collect());
+    }
+
+    /// Answers also which regions were compared with each other over all of it.
+    async fn audit_over(&self, sources: &[SourceUid]) -> (AuditReport, BTreeSet<usize>) {
         let mut report = AuditReport {
             regions: self
                 .handles()
@@ -59,18 +101,45 @@ impl RegionSet {
                 .collect(),
             ..AuditReport::default()
         };
-        self.audit_in_order(&["repo/descriptor".to_owned(), "repo/domain/".to_owned()], &mut report).await;
+        let there = self.confirmed(0..self.set.regions.len(), &mut report).await;
+        let repository = ["repo/descriptor".to_owned(), "repo/domain/".to_owned()];
+        let mut whole = self.audit_in_order(&repository, &there, &mut report).await;
+        let mut sound = Vec::new();
         for source in sources {
-            self.audit_in_order(&prefixes(*source), &mut report).await;
+            sound.push((*source, self.audit_in_order(&prefixes(*source), &there, &mut report).await));
         }
-        for region in &self.set.regions {
-            region.wake.notify_one();
+        // A place that went away in between looked empty, and so as if the others missed nothing.
+        let still = self.confirmed(there, &mut report).await;
+        whole.retain(|index| still.contains(index));
+        for (source, regions) in sound {
+            whole.retain(|index| regions.contains(index));
+            self.set.compared(&regions.intersection(&still).copied().collect(), source);
         }
-        report
+        self.set.wake_all();
+        (report, whole)
     }
 
-    async fn audit_in_order(&self, prefixes: &[String], report: &mut AuditReport) {
-        let mut sound = (0..self.set.regions.len()).collect::<BTreeSet<_>>();
+    /// Those of `regions` that say now that they are the ones that were joined.
+    async fn confirmed(&self, regions: impl IntoIterator<Item = usize>, report: &mut AuditReport) -> BTreeSet<usize> {
+        let asked = regions.into_iter().map(|index| async move { (index, self.set.confirm(index).await) });
+        let mut there = BTreeSet::new();
+        for (index, answer) in futures::future::join_all(asked).await {
+            match answer {
+                Ok(()) => drop(there.insert(index)),
+                Err(failure) => report.silent.extend(self.named(vec![(index, failure)])),
+            }
+        }
+        there
+    }
+
+    /// Answers the regions whose listings were whole.
+    async fn audit_in_order(
+        &self,
+        prefixes: &[String],
+        there: &BTreeSet<usize>,
+        report: &mut AuditReport,
+    ) -> BTreeSet<usize> {
+        let mut sound = there.clone();
         for prefix in prefixes {
             let listings = self.handles().enumerate().filter(|(index, _)| sound.contains(index));
             let listings = listings.map(|(index, handle)| (index, handle.storage.list(prefix))).collect();
@@ -94,6 +163,7 @@ impl RegionSet {
             }
             report.silent.extend(self.named(merge.broken()));
         }
+        sound
     }
 
     fn compare(&self, row: &Row, merge: &Merge, sound: &mut BTreeSet<usize>, report: &mut AuditReport) {

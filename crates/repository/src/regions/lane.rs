@@ -3,13 +3,14 @@
 //! Invariant: an entry starts only when nothing queued before it must be in the region first (see [`super::order`]), and
 //! leaves only when the region holds the object, when it was superseded, or when it exists nowhere.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use breakwater_core::Timestamp;
 use tokio::time::Instant;
 
-use super::order::{Pending, Place};
+use super::comparison::Gate;
+use super::order::{Pending, Place, Rank};
 use super::shipment::Shipment;
 
 /// One name on its way into the region.
@@ -130,8 +131,9 @@ impl Lane {
         Some(entry)
     }
 
-    /// Marks as running, and answers, what may start now: the oldest first, order kept, `slots` respected.
-    pub(super) fn pick(&mut self, now: Instant, slots: Slots) -> Vec<Work> {
+    /// Marks as running, and answers, what may start now: the oldest first, order kept, `slots` respected, manifests only
+    /// where `gate` is open.
+    pub(super) fn pick(&mut self, now: Instant, slots: Slots, gate: &Gate) -> Vec<Work> {
         let mut free = slots;
         for entry in self.entries.values().filter(|entry| entry.running) {
             let kind = if entry.shipment.strong_count() > 0 { &mut free.direct } else { &mut free.copies };
@@ -144,7 +146,9 @@ impl Lane {
                 break;
             }
             let place = Place::of(&entry.name);
-            let ready = !entry.running && entry.not_before.is_none_or(|at| at <= now) && !pending.holds_back(place);
+            let due = !entry.running && entry.not_before.is_none_or(|at| at <= now);
+            let shut = place.rank == Rank::Commit && !gate.is_open(place.scope);
+            let ready = due && !shut && !pending.holds_back(place);
             if ready {
                 match entry.shipment.upgrade() {
                     Some(shipment) if entry.direct && free.direct > 0 => {
@@ -166,6 +170,30 @@ impl Lane {
             Some(Work { id, name: Arc::clone(&entry.name), size: entry.size, shipment })
         };
         picked.into_iter().filter_map(start).collect()
+    }
+
+    /// The scopes of manifests that were not started.
+    pub(super) fn waiting_commits(&self) -> BTreeSet<String> {
+        let waiting = self.entries.values().filter(|entry| !entry.running).map(|entry| Place::of(&entry.name));
+        waiting.filter(|place| place.rank == Rank::Commit).map(|place| place.scope.to_owned()).collect()
+    }
+
+    /// Moves the manifests of `scope` that were not started to the end, in their order: what was found missing after they
+    /// were queued comes before them.
+    pub(super) fn requeue_commits(&mut self, scope: &str) {
+        let moves = |(id, entry): (&u64, &Entry)| {
+            let place = Place::of(&entry.name);
+            (!entry.running && place.rank == Rank::Commit && place.scope == scope).then_some(*id)
+        };
+        for id in self.entries.iter().filter_map(moves).collect::<Vec<_>>() {
+            let Some(entry) = self.entries.remove(&id) else { continue };
+            let next = self.next;
+            self.next += 1;
+            if self.names.get(&entry.name) == Some(&id) {
+                self.names.insert(Arc::clone(&entry.name), next);
+            }
+            self.entries.insert(next, entry);
+        }
     }
 
     /// When the next entry that waits for its time may start.
@@ -285,9 +313,17 @@ impl Lane {
 
     /// The debt.
     pub(super) fn owed(&self) -> Owed {
+        self.owed_where(|_| true)
+    }
+
+    /// The part of the debt whose names pass `counts`.
+    pub(super) fn owed_where(&self, counts: impl Fn(Place<'_>) -> bool) -> Owed {
         let mut owed = Owed::default();
         for entry in self.entries.values() {
             let Some(missed_at) = entry.missed_at else { continue };
+            if !counts(Place::of(&entry.name)) {
+                continue;
+            }
             owed.objects += 1;
             owed.bytes = owed.bytes.saturating_add(entry.size);
             owed.oldest = Some(owed.oldest.map_or(missed_at, |oldest| oldest.min(missed_at)));

@@ -31,27 +31,48 @@ pub(super) async fn run(set: Arc<Set>, index: usize) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let answer = ask(&set, region).await;
-        let now = set.options.clock.now();
-        match answer {
-            Ok(()) => {
-                let back = region.health().probe_passed(now);
-                if back {
-                    tracing::info!(region = %region.handle.name, "region answers");
-                    region.wake.notify_one();
-                } else if region.lane().is_idle() {
-                    // Nothing is left that could show that writes work again; the next one will tell.
-                    region.health().failing = false;
-                }
-            }
-            Err(failure) => {
-                let was_open = region.health().verified;
-                region.health().probe_failed(failure.clone(), now);
-                if was_open {
-                    tracing::warn!(region = %region.handle.name, error = %failure, "region does not answer");
-                }
+        note(&set, region, &ask(&set, region).await);
+    }
+}
+
+/// Keeps in mind what a region answered.
+fn note(set: &Set, region: &Region, answer: &Result<(), Failure>) {
+    let now = set.options.clock.now();
+    match answer {
+        Ok(()) => {
+            let back = region.health().probe_passed(now);
+            if back {
+                tracing::info!(region = %region.handle.name, "region answers");
+                region.wake.notify_one();
+                set.comparison.news.notify_one();
+            } else if region.lane().is_idle() {
+                // Nothing is left that could show that writes work again; the next one will tell.
+                region.health().failing = false;
             }
         }
+        Err(failure) => {
+            let was_away = region.health().is_away();
+            let was_open = region.health().verified;
+            region.health().probe_failed(failure.clone(), now);
+            if !was_away {
+                // Nobody waits any more until he was compared with this one.
+                set.wake_all();
+            }
+            if was_open {
+                tracing::warn!(region = %region.handle.name, error = %failure, "region does not answer");
+            }
+        }
+    }
+}
+
+impl Set {
+    /// Asks region number `index` now whether it is there and the one that was joined: what an empty mount says of an
+    /// object is no answer.
+    pub(super) async fn confirm(&self, index: usize) -> Result<(), Failure> {
+        let Some(region) = self.regions.get(index) else { return Ok(()) };
+        let answer = ask(self, region).await;
+        note(self, region, &answer);
+        answer
     }
 }
 

@@ -66,6 +66,11 @@ impl Health {
         self.verified && self.not_before.is_none_or(|at| at <= now)
     }
 
+    /// Whether the last probe failed; what was not asked yet is not away.
+    pub(super) fn is_away(&self) -> bool {
+        self.probed && !self.verified
+    }
+
     /// Whether the region answers and takes what it is given.
     pub(super) fn is_reachable(&self) -> bool {
         self.verified && !self.failing

@@ -59,7 +59,11 @@ pub(super) async fn run(set: Arc<Set>, index: usize) {
     loop {
         if region.is_open() {
             let slots = Slots { direct: set.options.puts, copies: set.options.copies };
-            let picked = region.lane().pick(Instant::now(), slots);
+            let gate = set.gate(index);
+            let picked = region.lane().pick(Instant::now(), slots, &gate);
+            if region.lane().waiting_commits().iter().any(|scope| !gate.is_open(scope)) {
+                set.comparison.wanted.notify_one();
+            }
             for work in picked {
                 running.push(attempt(&set, index, work).boxed());
             }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::error::{Failure, RegionError, RegionFailure};
+use super::order::{Place, Rank};
 use super::region::Role;
 use super::shipment::{Outcome, Shipment};
 use super::{RegionSet, Set};
@@ -133,22 +134,38 @@ impl RegionSet {
             }
         }
         let outcomes = voyage.shipment.outcomes().clone();
-        self.handles().zip(outcomes).map(|(handle, outcome)| (handle.id, self.decided(handle.id, outcome))).collect()
+        self.handles()
+            .zip(outcomes)
+            .map(|(handle, outcome)| (handle.id, self.decided(handle.id, name, outcome)))
+            .collect()
     }
 
-    fn decided(&self, id: RegionId, outcome: Outcome) -> Decided {
+    fn decided(&self, id: RegionId, name: &str, outcome: Outcome) -> Decided {
         match outcome {
             Outcome::Held => Decided::Created,
             Outcome::Differs(bytes) => Decided::Exists(bytes),
             Outcome::Closed(failure) | Outcome::Failed(failure) => Decided::Unreachable(failure),
             Outcome::Waiting | Outcome::Deferred => {
-                let region = self.set.regions.iter().find(|region| region.handle.id == id);
-                match region.and_then(super::region::Region::closed_because) {
+                let index = self.handles().position(|handle| handle.id == id);
+                let region = index.and_then(|index| self.set.regions.get(index));
+                let closed = region.and_then(super::region::Region::closed_because);
+                match closed.or_else(|| self.not_compared(index?, name)) {
                     Some(failure) => Decided::Unreachable(failure),
                     None => Decided::Owed,
                 }
             }
         }
+    }
+
+    /// Why a manifest is held back from region number `index` although it answers; none when it is not.
+    fn not_compared(&self, index: usize, name: &str) -> Option<Failure> {
+        let place = Place::of(name);
+        if place.rank != Rank::Commit || self.set.gate(index).is_open(place.scope) {
+            return None;
+        }
+        let text = "has not been compared with the other regions yet, so what it misses is not known; hint: can they all \
+                    be listed?";
+        Some(Failure::new(ErrorClass::Unavailable, text))
     }
 
     /// `names` lie within `covering`, which is durable: each region deletes them once it holds `covering`, and those it
@@ -243,7 +260,7 @@ impl RegionSet {
         let held = self.tally(voyage).held;
         let outcomes = voyage.shipment.outcomes().clone();
         let mut failures = Vec::new();
-        for (region, outcome) in self.set.regions.iter().zip(outcomes) {
+        for (index, (region, outcome)) in self.set.regions.iter().zip(outcomes).enumerate() {
             let failure = match outcome {
                 Outcome::Held | Outcome::Differs(_) => continue,
                 Outcome::Closed(failure) | Outcome::Failed(failure) => failure,
@@ -255,7 +272,8 @@ impl RegionSet {
                     } else {
                         "did not answer in time".to_owned()
                     };
-                    region.closed_because().unwrap_or_else(|| Failure::new(ErrorClass::Unavailable, text))
+                    let known = region.closed_because().or_else(|| self.not_compared(index, &voyage.shipment.name));
+                    known.unwrap_or_else(|| Failure::new(ErrorClass::Unavailable, text))
                 }
             };
             if region.handle.role == Role::Sync {

@@ -26,6 +26,8 @@ pub(crate) enum Mode {
     Hanging,
     /// Reads work, writes are answered with this.
     Refusing(StorageErrorKind),
+    /// Everything works but lists, which break off.
+    Unlisted,
     /// Creates are done, but the answer never comes.
     Mute,
     /// Creates take this many milliseconds.
@@ -158,7 +160,7 @@ impl Backend for Place {
 
     fn list(&self, prefix: &str) -> Listing {
         match self.state().0 {
-            Mode::Gone => {
+            Mode::Gone | Mode::Unlisted => {
                 let error = StorageError::new(StorageErrorKind::Unreachable, Operation::List, "memory:", prefix);
                 futures::stream::once(async { Err(error) }).boxed()
             }
@@ -202,10 +204,20 @@ impl Lab {
 
     pub(crate) async fn with(regions: usize, commit: usize, options: RegionOptions) -> Lab {
         let places = (0..regions).map(|_| Place::new()).collect::<Vec<_>>();
+        Lab::prepare(&places).await;
+        Lab::over(places, commit, options).await
+    }
+
+    /// Makes `places` the regions of the repository.
+    pub(crate) async fn prepare(places: &[Arc<Place>]) {
         for (number, place) in places.iter().enumerate() {
             let text = format!(r#"{{"repository":"{REPOSITORY}","region":"{}"}}"#, region_id(number));
             place.plant("repo/region", text.as_bytes()).await;
         }
+    }
+
+    /// A new process over prepared places, once it has asked all of them.
+    pub(crate) async fn over(places: Vec<Arc<Place>>, commit: usize, options: RegionOptions) -> Lab {
         let handles = places.iter().enumerate().map(|(number, place)| handle(number, place)).collect();
         let options = RegionOptions { repository: Some(REPOSITORY), ..options };
         let set = RegionSet::with_options(handles, commit, options).unwrap();

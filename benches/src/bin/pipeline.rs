@@ -136,14 +136,17 @@ fn one_round(
     anyhow::ensure!(second.totals.new == 0, "an unchanged backup stored {} bytes", second.totals.new);
     costs.unchanged.push(cost);
 
-    let target = directory("target")?;
-    costs.restore.push(timed(|| runtime.block_on(ours.restore(&second.manifest, &target)))?);
     let peak = peak_memory();
+    let target = directory("target")?;
+    reset_peak_memory();
+    costs.restore.push(timed(|| runtime.block_on(ours.restore(&second.manifest, &target)))?);
+    let restoring = peak_memory();
+    eprintln!("        peak memory: backup {} MiB, restore {} MiB", peak >> 20, restoring >> 20);
     same(inputs, &target)?;
     std::fs::remove_dir_all(&target)?;
     drop(ours);
     std::fs::remove_dir_all(&region)?;
-    Ok(peak)
+    Ok(peak.max(restoring))
 }
 
 fn timed(work: impl FnOnce() -> Result<()>) -> Result<Cost> {

@@ -37,6 +37,7 @@ use breakwater_runtime::ByteBudget;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use assemble::{Assembler, Figures};
 use base::Base;
@@ -173,7 +174,9 @@ async fn run(job: BackupJob) -> Result<BackupOutcome, PipelineError> {
     let _stops_with_this_future = stop.guard();
     let cancel = job.cancel.clone();
     let (sender, receiver) = mpsc::channel(1);
-    let uploads = tokio::spawn(upload::upload(Arc::new(job.writer.clone()), receiver, stop.clone()));
+    // The uploads belong to the trace of whoever asked for the backup.
+    let uploads = upload::upload(Arc::new(job.writer.clone()), receiver, stop.clone()).in_current_span();
+    let uploads = tokio::spawn(uploads);
     let read = read(job, sender, &stop).await;
     if read.is_err() {
         stop.fail();

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use breakwater_repository::format::manifest::Manifest;
 use breakwater_repository::{FrameReader, ReadOrder, Repository};
 use breakwater_runtime::ByteBudget;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +37,9 @@ use crate::progress::{Progress, Totals};
 
 pub use target::MARKER;
 
+/// Ranges on their way at once: enough to fill a line to a distant region.
+const AT_ONCE: usize = 16;
+
 /// One restore to run.
 #[derive(Debug)]
 pub struct RestoreJob {
@@ -51,7 +55,7 @@ pub struct RestoreJob {
     pub only: Vec<String>,
     /// Where memory for buffers comes from.
     pub budget: ByteBudget,
-    /// Ranges fetched and opened at once; 0: twice as many as there are processors.
+    /// Ranges of packs on their way at once; 0: as many as are usual. The budget limits them too.
     pub parallel: usize,
     /// Counters that the caller may watch.
     pub progress: Arc<Progress>,
@@ -102,7 +106,9 @@ pub async fn run_restore(job: RestoreJob) -> Result<RestoreReport, PipelineError
         content: Arc::new(Content::new(frames)),
         target: Arc::clone(&target),
         budget: job.budget.clone(),
-        parallel: parallel(job.parallel),
+        parallel: if job.parallel > 0 { job.parallel } else { AT_ONCE },
+        openers: Arc::default(),
+        opening: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
         progress: Arc::clone(&job.progress),
         cancel: job.cancel.child_token(),
         writers: writers.clone(),
@@ -126,10 +132,6 @@ pub async fn run_restore(job: RestoreJob) -> Result<RestoreReport, PipelineError
     laid.map_err(|source| incomplete(&job.target, source))?;
     let (served, damage) = served.take();
     Ok(RestoreReport { totals: job.progress.totals(), served, damage })
-}
-
-fn parallel(wanted: usize) -> usize {
-    if wanted > 0 { wanted } else { std::thread::available_parallelism().map_or(4, |count| count.get() * 2) }
 }
 
 fn incomplete(target: &Path, source: PipelineError) -> PipelineError {

@@ -3,13 +3,17 @@
 //! Invariant: a run that has begun can always go on. It holds room for one pack for its whole life, so it never waits for
 //! what another run holds; room for more packs is taken only when it is free. The room of a pack returns when the last
 //! reader of its bytes is gone, also when a slow region keeps them for a while.
+//!
+//! The memory of a pack is one piece. A piece that large comes straight from the kernel and goes straight back, whatever
+//! threads wrote and read it, so that a program that backs up for weeks does not grow; a run keeps the piece that belongs to
+//! its own room, and gives all others back.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use breakwater_runtime::{ByteBudget, Permit};
 use breakwater_storage::Payload;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 /// How often a waiter looks whether the budget has room again, or its run was stopped.
 pub(crate) const LOOK: Duration = Duration::from_millis(20);
@@ -19,14 +23,22 @@ pub(crate) const LOOK: Duration = Duration::from_millis(20);
 pub(crate) struct Room {
     budget: ByteBudget,
     pack: u64,
-    reserve: Mutex<Option<Permit>>,
+    reserve: Mutex<Reserve>,
     returned: Condvar,
+}
+
+/// The run's own room, while no pack has it, and memory that belongs to it.
+#[derive(Debug)]
+struct Reserve {
+    permit: Option<Permit>,
+    memory: BytesMut,
 }
 
 /// Room for one pack.
 #[derive(Debug)]
 pub(crate) struct Lease {
     permit: Option<Permit>,
+    memory: BytesMut,
     /// Where the run's own room goes back to.
     home: Option<Arc<Room>>,
 }
@@ -35,7 +47,8 @@ impl Room {
     /// `reserve` is the run's own room: as much as one pack takes.
     pub(crate) fn new(budget: ByteBudget, reserve: Permit) -> Arc<Room> {
         let pack = reserve.bytes();
-        Arc::new(Room { budget, pack, reserve: Mutex::new(Some(reserve)), returned: Condvar::new() })
+        let reserve = Reserve { permit: Some(reserve), memory: BytesMut::new() };
+        Arc::new(Room { budget, pack, reserve: Mutex::new(reserve), returned: Condvar::new() })
     }
 
     /// Waits for room for one pack; `None` once `stopped` says so. Blocks the thread.
@@ -72,20 +85,32 @@ impl Room {
         self.returned.notify_all();
     }
 
-    fn take_now(self: &Arc<Self>, reserve: &mut Option<Permit>) -> Option<Lease> {
-        if let Some(permit) = reserve.take() {
-            return Some(Lease { permit: Some(permit), home: Some(Arc::clone(self)) });
+    fn take_now(self: &Arc<Self>, reserve: &mut Reserve) -> Option<Lease> {
+        if let Some(permit) = reserve.permit.take() {
+            let memory = std::mem::take(&mut reserve.memory);
+            return Some(Lease { permit: Some(permit), memory, home: Some(Arc::clone(self)) });
         }
         let permit = self.budget.try_acquire(self.pack)?;
-        Some(Lease { permit: Some(permit), home: None })
+        Some(Lease { permit: Some(permit), memory: BytesMut::new(), home: None })
     }
 
-    fn reserve(&self) -> MutexGuard<'_, Option<Permit>> {
+    fn reserve(&self) -> MutexGuard<'_, Reserve> {
         self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Lease {
+    /// Memory for a pack of `size` bytes: that of the pack before, if nobody reads that any more, or new.
+    pub(crate) fn memory(&mut self, size: usize) -> BytesMut {
+        let mut memory = std::mem::take(&mut self.memory);
+        if memory.try_reclaim(size) { memory } else { BytesMut::with_capacity(size) }
+    }
+
+    /// Keeps what is left of the memory when all frames are cut off from it, so that it can be used again after them.
+    pub(crate) fn keep(&mut self, rest: BytesMut) {
+        self.memory = rest;
+    }
+
     /// Ties the room to the bytes of a payload: it returns when the last of them is dropped.
     pub(crate) fn tie(self, payload: &Payload) -> Payload {
         let lease = Arc::new(self);
@@ -97,7 +122,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let (Some(room), Some(permit)) = (self.home.take(), self.permit.take()) {
-            *room.reserve() = Some(permit);
+            *room.reserve() = Reserve { permit: Some(permit), memory: std::mem::take(&mut self.memory) };
             room.returned.notify_all();
         }
     }
@@ -150,6 +175,27 @@ mod tests {
         let _other = budget.try_acquire(10).unwrap();
         drop(room.take(|| false).unwrap());
         drop(room.take(|| false).unwrap());
+    }
+
+    #[test]
+    fn a_runs_own_memory_is_used_again_when_nobody_reads_it() {
+        let (_budget, room) = room(10);
+        let mut lease = room.take(|| false).unwrap();
+        let mut memory = lease.memory(1000);
+        memory.extend_from_slice(b"frame");
+        let frame = memory.split().freeze();
+        let place = frame.as_ptr();
+        lease.keep(memory);
+        let payload = lease.tie(&Payload::from(frame));
+        assert!(room.take(|| true).is_none());
+        drop(payload);
+        let mut lease = room.take(|| false).unwrap();
+        let mut again = lease.memory(1000);
+        again.extend_from_slice(b"other");
+        assert_eq!(again.as_ptr(), place);
+        let held = again.split().freeze();
+        lease.keep(again);
+        assert!(lease.memory(1000).as_ptr() != place && &held[..] == b"other", "it is read still");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use breakwater_crypto::ChunkId;
 use breakwater_repository::format::pack::{FRAMES_MAX, FrameContent, FrameLocation, frame_length};
 use breakwater_repository::format::{Class, FormatError, PackId};
 use breakwater_repository::session::{FrameTicket, PackWriter, SealedPack};
+use bytes::BytesMut;
 use tokio::sync::mpsc;
 
 use super::compress::Encoder;
@@ -26,9 +27,17 @@ pub(crate) struct Packer {
 
 struct Inner {
     writer: PackWriter,
-    /// The pack that frames are reserved in now: its id, where it ends, and how many frames it has.
-    current: Option<(PackId, u64, u32)>,
+    current: Option<Current>,
     leases: HashMap<PackId, Lease>,
+}
+
+/// The pack that frames are reserved in now.
+struct Current {
+    id: PackId,
+    end: u64,
+    frames: u32,
+    /// What is left of its memory.
+    slab: BytesMut,
 }
 
 impl Packer {
@@ -54,9 +63,10 @@ impl Packer {
     ) -> Result<FrameLocation, PipelineError> {
         let (codec, payload) = encoder.encode(plain)?;
         let length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-        let ticket = self.reserve(FrameContent { class, codec, plain: length, id }, payload.len(), stopped)?;
+        let (ticket, mut room) =
+            self.reserve(FrameContent { class, codec, plain: length, id }, payload.len(), stopped)?;
         let location = *ticket.location();
-        let frame = ticket.seal(payload).map_err(defect)?;
+        let frame = ticket.seal_into(payload, &mut room).map_err(defect)?;
         let sealed = {
             let mut inner = self.inner();
             inner.writer.place(frame).map_err(defect)?;
@@ -70,7 +80,7 @@ impl Packer {
     pub(crate) fn finish(&self) -> Result<(), PipelineError> {
         let sealed = {
             let mut inner = self.inner();
-            inner.current = None;
+            inner.leave();
             let sealed = inner.writer.finish().map_err(defect)?;
             inner.tie(sealed)
         };
@@ -82,16 +92,17 @@ impl Packer {
         content: FrameContent,
         payload: usize,
         stopped: impl Fn() -> bool,
-    ) -> Result<FrameTicket, PipelineError> {
-        let length = frame_length(payload) as u64;
+    ) -> Result<(FrameTicket, BytesMut), PipelineError> {
+        let room = frame_length(payload);
+        let length = room as u64;
         let mut lease: Option<Lease> = None;
         loop {
             let mut inner = self.inner();
-            let fits = |(_, end, frames): &(PackId, u64, u32)| end + length <= self.pack_size && *frames < FRAMES_MAX;
+            let fits = |pack: &Current| pack.end + length <= self.pack_size && pack.frames < FRAMES_MAX;
             let begins = !inner.current.as_ref().is_some_and(fits);
             if begins && lease.is_none() {
                 // The full pack must be able to leave while this thread waits, so it is cut before.
-                inner.current = None;
+                inner.leave();
                 inner.writer.cut().map_err(defect)?;
                 let sealed = inner.take_sealed();
                 drop(inner);
@@ -105,17 +116,24 @@ impl Packer {
             }
             let ticket = inner.writer.reserve(content, payload).map_err(defect)?;
             let location = ticket.location();
-            let frames = inner.current.map_or(0, |(_, _, frames)| frames) + 1;
-            let frames = if begins { 1 } else { frames };
-            inner.current = Some((location.pack, u64::from(location.offset) + length, frames));
-            if begins && let Some(lease) = lease.take() {
+            if begins && let Some(mut lease) = lease.take() {
+                inner.leave();
+                let slab = lease.memory(usize::try_from(self.pack_size).unwrap_or(room));
                 inner.leases.insert(location.pack, lease);
+                inner.current = Some(Current { id: location.pack, end: 0, frames: 0, slab });
                 self.room.wake();
             }
+            let current = inner.current.as_mut().filter(|current| current.id == location.pack);
+            let Some(current) = current else {
+                return Err(PipelineError::Defect("a frame was reserved in a pack that was not begun".to_owned()));
+            };
+            current.end = u64::from(location.offset) + length;
+            current.frames += 1;
+            let memory = carve(&mut current.slab, room);
             let sealed = inner.take_sealed();
             drop(inner);
             self.upload(sealed)?;
-            return Ok(ticket);
+            return Ok((ticket, memory));
         }
     }
 
@@ -130,6 +148,14 @@ impl Packer {
 }
 
 impl Inner {
+    /// No more frames go into the current pack.
+    fn leave(&mut self) {
+        let Some(current) = self.current.take() else { return };
+        if let Some(lease) = self.leases.get_mut(&current.id) {
+            lease.keep(current.slab);
+        }
+    }
+
     fn take_sealed(&mut self) -> Vec<SealedPack> {
         let sealed = self.writer.take_sealed();
         self.tie(sealed)
@@ -142,6 +168,15 @@ impl Inner {
         };
         packs.into_iter().map(tie).collect()
     }
+}
+
+/// Cuts the next `length` bytes off the front of `slab`.
+fn carve(slab: &mut BytesMut, length: usize) -> BytesMut {
+    if slab.capacity() < length {
+        return BytesMut::with_capacity(length);
+    }
+    let rest = slab.split_off(length);
+    std::mem::replace(slab, rest)
 }
 
 fn defect(error: FormatError) -> PipelineError {

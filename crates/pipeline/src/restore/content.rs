@@ -8,11 +8,12 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use breakwater_repository::format::codec::PLAIN_LENGTH_MAX;
 use breakwater_repository::format::pack::{HEADER_LENGTH, KeyKind, PackHeader, PackKey};
 use breakwater_repository::{
-    Cause, Class, FormatError, FrameLocation, FrameReader, ObjectName, PackId, Region, RepositoryError, Trouble,
+    Cause, Class, Codec, FormatError, FrameLocation, FrameReader, ObjectName, PackId, Region, RepositoryError, Trouble,
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::PipelineError;
 
@@ -23,10 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const KEYS_MAX: usize = 4096;
 
 /// A range of a pack as a region delivered it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Fetched {
     start: u64,
-    bytes: Bytes,
+    bytes: BytesMut,
     key: Arc<PackKey>,
     /// The region's name.
     pub(crate) region: String,
@@ -34,11 +35,37 @@ pub(crate) struct Fetched {
 
 impl Fetched {
     /// The bytes of the frame at `location`, header included.
-    fn frame(&self, location: &FrameLocation) -> Option<&[u8]> {
+    fn frame(&mut self, location: &FrameLocation) -> Option<&mut [u8]> {
         let Range { start, end } = location.range();
         let from = usize::try_from(start.checked_sub(self.start)?).ok()?;
         let to = usize::try_from(end.checked_sub(self.start)?).ok()?;
-        self.bytes.get(from..to)
+        self.bytes.get_mut(from..to)
+    }
+}
+
+/// What a thread needs to open frames: a decompressor and room for one chunk.
+pub(crate) struct Opener {
+    decompressor: zstd::bulk::Decompressor<'static>,
+    plain: Vec<u8>,
+}
+
+impl Opener {
+    pub(crate) fn new() -> Result<Opener, PipelineError> {
+        let decompressor = zstd::bulk::Decompressor::new();
+        let decompressor = decompressor.map_err(|error| PipelineError::io("making a decompressor", error))?;
+        Ok(Opener { decompressor, plain: Vec::new() })
+    }
+
+    fn decompress<'a>(&'a mut self, payload: &[u8], length: usize) -> Result<&'a [u8], FormatError> {
+        let damaged = |detail: &str| FormatError::Damaged { what: "frame", detail: detail.to_owned() };
+        self.plain.clear();
+        self.plain.reserve(length);
+        let written = self.decompressor.decompress_to_buffer(payload, &mut self.plain);
+        match written {
+            Ok(written) if written == length => Ok(&self.plain),
+            Ok(_) => Err(damaged("its content does not have the length that it should have")),
+            Err(_) => Err(damaged("its content cannot be decompressed")),
+        }
     }
 }
 
@@ -68,12 +95,28 @@ impl Content {
         Err(PipelineError::repository("reading content", RepositoryError::Unreadable { name, causes }))
     }
 
-    /// Opens one frame of a fetched range. Works on the caller's thread.
-    pub(crate) fn open(&self, fetched: &Fetched, location: &FrameLocation) -> Result<Vec<u8>, FormatError> {
+    /// Opens one frame of a fetched range, once: it is decrypted where it lies. Works on the caller's thread.
+    pub(crate) fn open<'a>(
+        &self,
+        fetched: &'a mut Fetched,
+        location: &FrameLocation,
+        opener: &'a mut Opener,
+    ) -> Result<&'a [u8], FormatError> {
+        let length = location.plain as usize;
+        if location.plain > PLAIN_LENGTH_MAX {
+            let detail = "it claims to be longer than any chunk".to_owned();
+            return Err(FormatError::Damaged { what: "frame", detail });
+        }
+        let key = Arc::clone(&fetched.key);
         let frame = fetched.frame(location).unwrap_or_default();
-        let plain = fetched.key.open_frame(Class::Extent, location, frame)?;
+        let payload = key.open_frame_in_place(Class::Extent, location, frame)?;
+        let plain = match location.codec {
+            Codec::None => payload,
+            Codec::Zstd => opener.decompress(payload, length)?,
+        };
         let repository = self.frames.repository();
-        if repository.suite().chunk_id(repository.id_key(), Class::Extent.byte(), &plain) != location.id {
+        let id = repository.suite().chunk_id(repository.id_key(), Class::Extent.byte(), plain);
+        if plain.len() != length || id != location.id {
             return Err(FormatError::WrongContent { what: "chunk" });
         }
         Ok(plain)
@@ -93,7 +136,10 @@ impl Content {
                 continue;
             }
             let opened = match self.fetch_from(region, location.pack, location.range()).await {
-                Ok(fetched) => self.open(&fetched, location).map_err(Trouble::Format),
+                Ok(mut fetched) => {
+                    let mut opener = Opener::new()?;
+                    self.open(&mut fetched, location, &mut opener).map(<[u8]>::to_vec).map_err(Trouble::Format)
+                }
                 Err(Failure::Here(trouble)) => Err(trouble),
                 Err(Failure::Everywhere(error)) => return Err(error),
             };
@@ -109,6 +155,8 @@ impl Content {
     async fn fetch_from(&self, region: &Region, pack: PackId, range: Range<u64>) -> Result<Fetched, Failure> {
         let key = self.key(region, pack).await?;
         let bytes = self.range(region, pack, range.clone()).await?;
+        // Shared only where the region is in memory.
+        let bytes = bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         Ok(Fetched { start: range.start, bytes, key, region: region.name().to_owned() })
     }
 

@@ -11,18 +11,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use breakwater_core::Chain;
 use breakwater_runtime::ByteBudget;
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::content::{Content, Fetched};
+use super::content::{Content, Fetched, Opener};
 use super::plan::Fetch;
 use super::target::Target;
 use super::window::{Planned, Window, WindowFile};
 use crate::PipelineError;
 use crate::progress::{Kind, Progress};
 
-/// Bytes of one ranged read.
-const LARGEST: u64 = 8 << 20;
+/// Bytes of one ranged read: worth a request to a distant region, and small enough that its memory is used again while it
+/// is in the processor's cache.
+const LARGEST: u64 = 2 << 20;
 
 /// Room for the frame being opened: ciphertext, compressed and plain bytes of one chunk.
 const DECODING: u64 = 1 << 20;
@@ -36,7 +38,12 @@ pub(crate) struct Fetcher {
     pub(crate) content: Arc<Content>,
     pub(crate) target: Arc<Target>,
     pub(crate) budget: ByteBudget,
+    /// Ranges that may be on their way at once; the budget limits them too.
     pub(crate) parallel: usize,
+    /// Threads that open and write at once.
+    pub(crate) opening: Arc<Semaphore>,
+    /// What opening takes, kept for the next range.
+    pub(crate) openers: Arc<Mutex<Vec<Opener>>>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) cancel: CancellationToken,
     /// Threads that write into the target; waited for before the restore ends, however it ends.
@@ -125,22 +132,26 @@ async fn fetch(job: Arc<Job>, index: usize) -> Result<(), PipelineError> {
     let pack = pack.ok_or_else(|| PipelineError::Defect("a range of no pack".to_owned()))?;
     let permit = fetcher.budget.acquire(range.end - range.start + DECODING).await;
     let fetched = fetcher.content.fetch(pack, range.clone()).await?;
-    fetcher.served.add(&fetched.region, range.end - range.start);
+    let region = fetched.region.clone();
+    fetcher.served.add(&region, range.end - range.start);
     fetcher.progress.stored(range.end - range.start);
-    let fetched = Arc::new(fetched);
+    let opening = Arc::clone(&fetcher.opening).acquire_owned().await;
+    let opening = opening.map_err(|_| PipelineError::Defect("the turns of a restore are gone".to_owned()))?;
     let damaged = fetcher.blocking({
-        let (job, fetched) = (Arc::clone(&job), Arc::clone(&fetched));
-        move || job.write(index, &fetched)
+        let job = Arc::clone(&job);
+        move || {
+            let _turn = opening;
+            job.write(index, fetched)
+        }
     });
     for (need, why) in damaged.await? {
         let location = job.planned.destinations.get(need).map(|destination| destination.location);
         let location = location.ok_or_else(|| PipelineError::Defect("an extent of no file".to_owned()))?;
-        fetcher.served.damaged(format!(
-            "chunk {} in pack {} of region {} is damaged: {why}",
-            location.id, location.pack, fetched.region
-        ));
-        let (plain, region) = fetcher.content.rescue(&location, &fetched.region).await?;
-        fetcher.served.add(&region, u64::from(location.stored));
+        fetcher
+            .served
+            .damaged(format!("chunk {} in pack {} of region {region} is damaged: {why}", location.id, location.pack));
+        let (plain, rescuer) = fetcher.content.rescue(&location, &region).await?;
+        fetcher.served.add(&rescuer, u64::from(location.stored));
         let job = Arc::clone(&job);
         fetcher.blocking(move || job.write_chunk(need, &plain)).await?;
     }
@@ -150,33 +161,30 @@ async fn fetch(job: Arc<Job>, index: usize) -> Result<(), PipelineError> {
 
 impl Job {
     /// Opens and writes all that one range serves. Answers the destinations whose frames are damaged, and why.
-    fn write(&self, index: usize, fetched: &Fetched) -> Result<Vec<(usize, String)>, PipelineError> {
+    fn write(&self, index: usize, mut fetched: Fetched) -> Result<Vec<(usize, String)>, PipelineError> {
         let mut damaged = Vec::new();
         let Some(fetch) = self.planned.fetches.get(index) else { return Ok(damaged) };
+        let needs = self.planned.needs.get(fetch.needs.clone()).unwrap_or_default();
+        let openers = || self.fetcher.openers.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = openers().pop();
+        let mut opener = kept.map_or_else(Opener::new, Ok)?;
         // Needs of the same frame are neighbours; it is opened once.
-        let mut recent: Option<(u32, Vec<u8>)> = None;
-        for need in self.planned.needs.get(fetch.needs.clone()).unwrap_or_default() {
+        for same in needs.chunk_by(|one, other| one.offset == other.offset) {
             if self.fetcher.cancel.is_cancelled() {
                 return Err(PipelineError::Cancelled);
             }
-            let destination = need.extent as usize;
-            let Some(location) = self.planned.destinations.get(destination).map(|found| found.location) else {
-                continue;
-            };
-            if recent.as_ref().is_none_or(|(offset, _)| *offset != need.offset) {
-                match self.fetcher.content.open(fetched, &location) {
-                    Ok(plain) => recent = Some((need.offset, plain)),
-                    Err(error) => {
-                        damaged.push((destination, Chain(&error).to_string()));
-                        recent = None;
-                        continue;
-                    }
+            let destinations = || same.iter().map(|need| need.extent as usize);
+            let location = destinations().next().and_then(|first| self.planned.destinations.get(first));
+            let Some(location) = location.map(|found| found.location) else { continue };
+            match self.fetcher.content.open(&mut fetched, &location, &mut opener) {
+                Ok(plain) => destinations().try_for_each(|destination| self.write_chunk(destination, plain))?,
+                Err(error) => {
+                    let why = Chain(&error).to_string();
+                    damaged.extend(destinations().map(|destination| (destination, why.clone())));
                 }
             }
-            if let Some((_, plain)) = &recent {
-                self.write_chunk(destination, plain)?;
-            }
         }
+        openers().push(opener);
         Ok(damaged)
     }
 

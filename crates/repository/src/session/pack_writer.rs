@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use breakwater_crypto::ChunkId;
 use breakwater_storage::Payload;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::keys::SessionKey;
 use crate::format::pack::{
@@ -62,6 +62,18 @@ impl FrameTicket {
         let content = FrameContent { class: self.class, codec, plain, id };
         let bytes = self.key.seal_frame(self.number, &content, payload)?;
         Ok(SealedFrame { pack, number: self.number, bytes: bytes.into() })
+    }
+
+    /// The same into the front of `slab`, which stays the owner of the memory: a caller that seals many frames keeps
+    /// slabs instead of asking for memory each time.
+    pub fn seal_into(self, payload: &[u8], slab: &mut BytesMut) -> Result<SealedFrame, FormatError> {
+        let FrameLocation { stored, plain, codec, id, pack, .. } = self.location;
+        if payload.len() + 16 != stored as usize {
+            return Err(FormatError::damaged("frame", "its chunk does not have the length that was reserved"));
+        }
+        let content = FrameContent { class: self.class, codec, plain, id };
+        self.key.seal_frame_onto(self.number, &content, payload, slab)?;
+        Ok(SealedFrame { pack, number: self.number, bytes: slab.split().freeze() })
     }
 }
 

@@ -2,6 +2,7 @@
 //! not to the place where it lies, so that it can be moved without any key.
 
 use breakwater_crypto::{ChunkId, suite::TAG_LENGTH};
+use bytes::BytesMut;
 
 use super::{FrameLocation, PackKey};
 use crate::format::cursor::Cursor;
@@ -39,32 +40,62 @@ impl PackKey {
     ///
     /// A number must be sealed once only: the nonce is made of it.
     pub fn seal_frame(&self, number: u32, content: &FrameContent, payload: &[u8]) -> Result<Vec<u8>, FormatError> {
+        let mut frame = BytesMut::with_capacity(frame_length(payload.len()));
+        self.seal_frame_onto(number, content, payload, &mut frame)?;
+        Ok(frame.into())
+    }
+
+    /// The same behind what is in `out` already.
+    pub fn seal_frame_onto(
+        &self,
+        number: u32,
+        content: &FrameContent,
+        payload: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), FormatError> {
         let stored = u32::try_from(payload.len() + TAG_LENGTH)
             .map_err(|_| FormatError::damaged(WHAT, "the chunk is longer than a frame can hold"))?;
-        let mut frame = Vec::with_capacity(frame_length(payload.len()));
-        frame.resize(FRAME_HEAD, 0);
-        frame.extend_from_slice(payload);
-        let body = frame.get_mut(FRAME_HEAD..).unwrap_or_default();
+        let start = out.len();
+        out.reserve(frame_length(payload.len()));
+        out.extend_from_slice(&[0; FRAME_HEAD]);
+        out.extend_from_slice(payload);
+        let body = out.get_mut(start + FRAME_HEAD..).unwrap_or_default();
         let tag = self.header.suite.seal_detached(&self.key, nonce(number), &self.aad(number, content), body);
-        frame.extend_from_slice(&tag);
-        let mut head = Vec::with_capacity(FRAME_HEAD);
-        head.extend_from_slice(MAGIC);
-        head.extend_from_slice(&number.to_le_bytes());
-        head.extend_from_slice(&stored.to_le_bytes());
-        head.extend_from_slice(&[0; 4]);
-        let body = frame.get(FRAME_HEAD..).unwrap_or_default();
-        head.extend_from_slice(&crc32c::crc32c(body).to_le_bytes());
-        head.extend_from_slice(&crc32c::crc32c(&head).to_le_bytes());
-        frame.get_mut(..FRAME_HEAD).expect("the head's room was made above").copy_from_slice(&head);
-        frame.resize(frame_length(payload.len()), 0);
-        Ok(frame)
+        out.extend_from_slice(&tag);
+        let mut head = [0; FRAME_HEAD];
+        let sealed = out.get(start + FRAME_HEAD..).unwrap_or_default();
+        for (at, field) in [(4, number), (8, stored), (16, crc32c::crc32c(sealed))] {
+            head[at..at + 4].copy_from_slice(&field.to_le_bytes());
+        }
+        head[..4].copy_from_slice(MAGIC);
+        let crc = crc32c::crc32c(&head[..20]);
+        head[20..].copy_from_slice(&crc.to_le_bytes());
+        out.get_mut(start..start + FRAME_HEAD).expect("the head's room was made above").copy_from_slice(&head);
+        out.resize(start + frame_length(payload.len()), 0);
+        Ok(())
     }
 
     /// Opens the frame whose header and ciphertext are `bytes`, and answers the chunk, decompressed. The caller compares
     /// its id where it has the id key.
     pub fn open_frame(&self, class: Class, location: &FrameLocation, bytes: &[u8]) -> Result<Vec<u8>, FormatError> {
-        let mut cursor = Cursor::new(WHAT, bytes);
-        let head = cursor.take(FRAME_HEAD)?;
+        let whole = FRAME_HEAD.saturating_add(location.stored as usize);
+        let mut frame = bytes.get(..whole).unwrap_or(bytes).to_vec();
+        let length = self.open_frame_in_place(class, location, &mut frame)?.len();
+        frame.drain(..FRAME_HEAD);
+        frame.truncate(length);
+        location.codec.decode(frame, location.plain)
+    }
+
+    /// Decrypts the frame whose header and ciphertext are `bytes` where it lies, and answers the payload: the chunk as the
+    /// codec left it. What `bytes` hold after an error is undefined.
+    pub fn open_frame_in_place<'a>(
+        &self,
+        class: Class,
+        location: &FrameLocation,
+        bytes: &'a mut [u8],
+    ) -> Result<&'a [u8], FormatError> {
+        let missing = || FormatError::damaged(WHAT, "bytes are missing");
+        let (head, rest) = bytes.split_at_mut_checked(FRAME_HEAD).ok_or_else(missing)?;
         let mut cursor = Cursor::new(WHAT, head);
         let (checked, head_crc) = head.split_at_checked(20).unwrap_or_default();
         if cursor.take(4)? != MAGIC || head_crc != crc32c::crc32c(checked).to_le_bytes() {
@@ -77,20 +108,17 @@ impl PackKey {
         if stored != location.stored {
             return Err(FormatError::damaged(WHAT, format!("it has {stored} bytes, not {}", location.stored)));
         }
-        let body = bytes
-            .get(FRAME_HEAD..)
-            .and_then(|rest| rest.get(..stored as usize))
-            .ok_or_else(|| FormatError::damaged(WHAT, "bytes are missing"))?;
-        if crc32c::crc32c(body) != crc {
+        let sealed = rest.get_mut(..stored as usize).ok_or_else(missing)?;
+        if crc32c::crc32c(sealed) != crc {
             return Err(FormatError::damaged(WHAT, "its checksum is wrong"));
         }
+        let (body, tag) = sealed.split_last_chunk_mut::<TAG_LENGTH>().ok_or_else(missing)?;
         let content = FrameContent { class, codec: location.codec, plain: location.plain, id: location.id };
-        let mut payload = body.to_vec();
-        self.header
-            .suite
-            .open(&self.key, nonce(number), &self.aad(number, &content), &mut payload)
+        let suite = self.header.suite;
+        suite
+            .open_detached(&self.key, nonce(number), &self.aad(number, &content), body, *tag)
             .map_err(|_| FormatError::Unsealed { what: WHAT })?;
-        location.codec.decode(payload, location.plain)
+        Ok(body)
     }
 
     fn aad(&self, number: u32, content: &FrameContent) -> [u8; 78] {

@@ -245,9 +245,10 @@ impl BackupSession for PostgresSession {
         }
         let config_files = config_files::outside(&self.client, &self.directory).await?;
         let superuser = superuser(&self.client).await?;
-        // The clock first: everything committed up to then lies before the end of the backup.
-        let consistent_at = ask_clock(&self.client).await?;
         let (end, label) = stop_backup(&self.client, self.server.major()).await?;
+        // The clock last: a commit takes its time before its record is written, so no transaction that replay to the end
+        // shows can be later, and a restore to this moment or any after it stops behind the end and not before it.
+        let consistent_at = ask_clock(&self.client).await?;
         check_label(&label, self.start, control.timeline.0)?;
 
         let mut warnings = self.walk.map(|walk| walk.notes).unwrap_or_default();

@@ -134,6 +134,30 @@ async fn a_stream_delivers_everything_on_17() {
     delivers_everything(Version::V17).await;
 }
 
+/// Else the server, told to stop at that moment, would stop before the copy is consistent, and refuse.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_commit_in_a_copy_is_later_than_its_moment() {
+    let cluster = Cluster::builder(Version::V15).wal_segment_size(1).start().await.unwrap();
+    cluster.pgbench_init(1).await.unwrap();
+    let log = source(lay::settings(&cluster));
+    let mut stream = log.open(LogStart::Oldest).await.unwrap();
+    let load = cluster.pgbench(&["-n", "-N", "-c", "4", "-T", "300"]).unwrap();
+    let mut ends = Vec::new();
+    for _ in 0..5 {
+        let session = lay::engine(&cluster).begin_backup(lay::request("moment")).await.unwrap();
+        ends.push(session.finish().await.unwrap());
+    }
+    load.stop().unwrap();
+    let last = ends.last().unwrap().range.unwrap().end;
+    let transactions = receive(stream.as_mut(), last).await.unwrap().transactions;
+    for end in &ends {
+        let at = end.range.unwrap().end;
+        let inside = transactions.iter().filter(|t| t.kind == TransactionKind::Commit && t.end <= at.offset);
+        let newest = inside.map(|t| t.time).max().expect("the load has committed something");
+        assert!(newest <= end.consistent_at, "{newest} is in a copy of {} that ends at {at}", end.consistent_at);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_goes_on_where_it_was_after_a_crash_of_the_server() {
     let cluster = Cluster::builder(Version::V15).wal_segment_size(1).setting("fsync", "on").start().await.unwrap();

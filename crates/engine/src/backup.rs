@@ -88,7 +88,9 @@ pub struct BackupEnd {
     pub entries: Vec<Entry>,
     /// The log it needs; `None` where the copy is consistent by itself.
     pub range: Option<RecoveryRange>,
-    /// The moment on the source's clock that the copy shows.
+    /// The first moment on the source's clock that the copy can be restored to: nothing that it shows was committed later.
+    /// Where there is a log, what was acknowledged within the last instant before it may only come with the log after
+    /// `range.end`.
     pub consistent_at: Timestamp,
     /// What the engine wants to find again at restore.
     pub facts: serde_json::Value,

@@ -8,7 +8,6 @@ use breakwater_core::Name;
 use breakwater_proto::v1;
 use serde_json::{Value, json};
 
-use crate::args::Format;
 use crate::args::object::{ApplyArgs, DryRun, FileArgs};
 use crate::command::{Desk, Ended, Ending};
 use crate::failure::Failure;
@@ -35,7 +34,7 @@ pub(super) async fn apply(desk: &Desk, args: ApplyArgs) -> Ended {
     // Read here first: a slip is told without a controller, and with the file's own line.
     let objects = parsed(desk, &text)?;
     if args.dry_run == Some(DryRun::Client) {
-        let items: Vec<Value> = objects.iter().map(|object| checked(object)).collect();
+        let items: Vec<Value> = objects.iter().map(checked).collect();
         desk.output.list(&APPLIED, &items)?;
         return Ok(Ending::OK);
     }
@@ -182,11 +181,6 @@ fn lines_changed(before: &Value, after: &Value) -> String {
         text.push_str(&format!("{sign} {line}\n"));
     }
     text
-}
-
-/// Whether objects are to be shown as documents that can be applied again.
-pub(super) fn is_document(format: Format) -> bool {
-    format == Format::Yaml
 }
 
 #[cfg(test)]

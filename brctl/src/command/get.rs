@@ -6,8 +6,8 @@ use breakwater_controller::objects::document::kind_word;
 use breakwater_proto::v1;
 use serde_json::{Value, json};
 
+use crate::args::Format;
 use crate::args::object::{DeleteArgs, GetArgs, NamedArgs};
-use crate::command::apply::is_document;
 use crate::command::{Desk, Ended, Ending};
 use crate::failure::Failure;
 use crate::output::table::{Column, Kind, Listing};
@@ -53,7 +53,7 @@ const PLANS: Listing = Listing {
 
 pub(super) async fn get(desk: &Desk, args: GetArgs) -> Ended {
     let objects = objects(desk, &args.kind, args.name.as_deref().unwrap_or_default()).await?;
-    if is_document(desk.output.format()) {
+    if desk.output.format() == Format::Yaml {
         let documents: Vec<String> = objects.iter().map(|object| yaml(&declared(object))).collect();
         desk.output.text(&documents.join("---\n"))?;
         return Ok(Ending::OK);

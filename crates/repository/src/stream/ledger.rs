@@ -89,6 +89,8 @@ struct Outstanding {
 #[derive(Clone, Debug)]
 struct RegionLedger {
     id: RegionId,
+    /// Whether it counts for durability.
+    counts: bool,
     cover: Cover,
     outstanding: Vec<Outstanding>,
     /// Watermarks in objects that the region holds, newest last, whose position it does not hold yet.
@@ -100,23 +102,36 @@ struct RegionLedger {
 #[derive(Clone, Debug)]
 pub(super) struct Ledger {
     way: Vec<Leg>,
+    /// How many regions that count must hold an object before it is durable.
+    commit: usize,
+    /// Stored objects that fewer hold so far.
+    too_few: Vec<(String, LogRange)>,
     durable: Cover,
     released: Cover,
     regions: Vec<RegionLedger>,
 }
 
 impl Ledger {
-    /// A ledger of a stream that counts from `origin`.
-    pub(super) fn new(origin: LogPosition, regions: impl Iterator<Item = RegionId>) -> Ledger {
+    /// A ledger of a stream that counts from `origin`. The regions come with whether they count for durability; `commit` of
+    /// those that do must hold an object.
+    pub(super) fn new(origin: LogPosition, regions: impl Iterator<Item = (RegionId, bool)>, commit: usize) -> Ledger {
         let way = vec![Leg { branch: origin.branch, start: origin.offset, left_at: None, forked_at: origin.offset }];
-        let region = |id| RegionLedger {
+        let region = |(id, counts)| RegionLedger {
             id,
+            counts,
             cover: Cover::default(),
             outstanding: Vec::new(),
             waiting: VecDeque::new(),
             recoverable: None,
         };
-        Ledger { way, durable: Cover::default(), released: Cover::default(), regions: regions.map(region).collect() }
+        Ledger {
+            way,
+            commit,
+            too_few: Vec::new(),
+            durable: Cover::default(),
+            released: Cover::default(),
+            regions: regions.map(region).collect(),
+        }
     }
 
     /// The way goes on as `next`, whose bytes begin at `start`, from `at` on.
@@ -127,10 +142,15 @@ impl Ledger {
         self.way.push(Leg { branch: next, start, left_at: None, forked_at: at });
     }
 
-    /// An object is durable: these regions hold it, the others will.
-    pub(super) fn durable(&mut self, name: &str, range: LogRange, watermarks: &[Watermark], held: &[RegionId]) {
-        self.durable.insert(range);
-        self.released.insert(range);
+    /// An object is stored: these regions hold it, the others will. It is durable once enough do.
+    pub(super) fn stored(&mut self, name: &str, range: LogRange, watermarks: &[Watermark], held: &[RegionId]) {
+        let holders = self.regions.iter().filter(|region| region.counts && held.contains(&region.id)).count();
+        if holders >= self.commit {
+            self.durable.insert(range);
+            self.released.insert(range);
+        } else {
+            self.too_few.push((name.to_owned(), range));
+        }
         for index in 0..self.regions.len() {
             let Some(region) = self.regions.get_mut(index) else { continue };
             if held.contains(&region.id) {
@@ -157,6 +177,16 @@ impl Ledger {
                 region.hold(&self.way, object.range, &object.watermarks);
             }
         }
+        let regions = &self.regions;
+        let misses = |region: &RegionLedger, name: &str| region.outstanding.iter().any(|object| object.name == name);
+        let holders = |name: &str| regions.iter().filter(|region| region.counts && !misses(region, name)).count();
+        let (enough, too_few): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.too_few).into_iter().partition(|(name, _)| holders(name) >= self.commit);
+        self.too_few = too_few;
+        for (_, range) in enough {
+            self.durable.insert(range);
+            self.released.insert(range);
+        }
     }
 
     /// These objects are not waited for any more: another one brings what they would have.
@@ -165,6 +195,7 @@ impl Ledger {
         for region in &mut self.regions {
             region.outstanding.retain(|object| !names.contains(&object.name));
         }
+        self.too_few.retain(|(name, _)| !names.contains(name));
     }
 
     /// What the source may forget.
@@ -235,19 +266,35 @@ mod tests {
     }
 
     fn ledger() -> Ledger {
-        Ledger::new(LogPosition::new(1, 0), [region(0), region(1)].into_iter())
+        Ledger::new(LogPosition::new(1, 0), [(region(0), true), (region(1), true)].into_iter(), 1)
+    }
+
+    #[test]
+    fn one_copy_is_not_durable_where_two_are_asked_for() {
+        let regions = [(region(0), true), (region(1), true), (region(2), false)];
+        let mut ledger = Ledger::new(LogPosition::new(1, 0), regions.into_iter(), 2);
+        ledger.stored("a", range(0, 10), &[], &[region(0), region(2)]);
+        ledger.poll(|id, _| id == region(1));
+        let nothing = Some(LogPosition::new(1, 0));
+        assert_eq!((ledger.durable_to(), ledger.released_to()), (nothing, nothing), "an archive does not count");
+        ledger.stored("b", range(10, 20), &[], &[region(1)]);
+        ledger.superseded(&["b".to_owned()]);
+        ledger.poll(|_, _| false);
+        let first = Some(LogPosition::new(1, 10));
+        assert_eq!((ledger.durable_to(), ledger.released_to()), (first, first), "the needless one says nothing");
+        assert_eq!(ledger.held_to(region(1)), Some(LogPosition::new(1, 20)));
     }
 
     #[test]
     fn a_hole_holds_everything_back() {
         let mut ledger = ledger();
-        ledger.durable("b", range(10, 20), &[mark(2, 20)], &[region(0)]);
+        ledger.stored("b", range(10, 20), &[mark(2, 20)], &[region(0)]);
         assert_eq!(ledger.released_to(), Some(LogPosition::new(1, 0)));
         assert_eq!(ledger.recoverable(region(0)), None, "the bytes before are missing");
         ledger.spooled(range(0, 10));
         assert_eq!(ledger.released_to(), Some(LogPosition::new(1, 20)));
         assert_eq!(ledger.durable_to(), Some(LogPosition::new(1, 0)));
-        ledger.durable("a", range(0, 10), &[mark(1, 8)], &[region(0), region(1)]);
+        ledger.stored("a", range(0, 10), &[mark(1, 8)], &[region(0), region(1)]);
         assert_eq!(ledger.durable_to(), Some(LogPosition::new(1, 20)));
         assert_eq!(ledger.recoverable(region(0)), Some(mark(2, 20)));
         assert_eq!(ledger.recoverable(region(1)), Some(mark(1, 8)));
@@ -258,8 +305,8 @@ mod tests {
     #[test]
     fn superseded_objects_are_not_waited_for() {
         let mut ledger = ledger();
-        ledger.durable("tail", range(0, 5), &[mark(1, 5)], &[region(0)]);
-        ledger.durable("segment", range(0, 10), &[mark(1, 5), mark(2, 10)], &[region(0)]);
+        ledger.stored("tail", range(0, 5), &[mark(1, 5)], &[region(0)]);
+        ledger.stored("segment", range(0, 10), &[mark(1, 5), mark(2, 10)], &[region(0)]);
         ledger.superseded(&["tail".to_owned()]);
         ledger.poll(|_, name| name == "tail");
         assert_eq!(ledger.held_to(region(1)), Some(LogPosition::new(1, 10)));
@@ -269,11 +316,11 @@ mod tests {
     #[test]
     fn a_fork_is_passed_when_the_old_branch_is_whole() {
         let mut ledger = ledger();
-        ledger.durable("old", range(0, 16), &[], &[region(0)]);
+        ledger.stored("old", range(0, 16), &[], &[region(0)]);
         ledger.fork(21, 2, 16);
-        ledger.durable("new", LogRange { branch: 2, start: 16, end: 30 }, &[], &[region(0)]);
+        ledger.stored("new", LogRange { branch: 2, start: 16, end: 30 }, &[], &[region(0)]);
         assert_eq!(ledger.durable_to(), Some(LogPosition::new(1, 16)), "16 to 21 of branch 1 is missing");
-        ledger.durable("rest", range(16, 21), &[], &[region(0)]);
+        ledger.stored("rest", range(16, 21), &[], &[region(0)]);
         assert_eq!(ledger.durable_to(), Some(LogPosition::new(2, 30)));
         let mut behind = ledger.clone();
         behind.durable = Cover::default();

@@ -127,11 +127,11 @@ impl Shared {
     /// The object is durable.
     fn arrived(&self, entry: &Entry, durability: &Durability) {
         if let Some(range) = entry.range {
-            self.ledger().durable(&entry.name, range, &entry.watermarks, &durability.held);
+            self.ledger().stored(&entry.name, range, &entry.watermarks, &durability.held);
         } else if let Some(watermark) = entry.watermarks.first() {
             let at = watermark.position;
             let range = LogRange { branch: at.branch, start: at.offset, end: at.offset };
-            self.ledger().durable(&entry.name, range, &entry.watermarks, &durability.held);
+            self.ledger().stored(&entry.name, range, &entry.watermarks, &durability.held);
         }
         self.supersede(entry);
     }

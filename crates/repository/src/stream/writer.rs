@@ -28,7 +28,7 @@ use crate::Repository;
 use crate::format::log::{Continues, TransactionMark};
 use crate::format::names::{IdleMark, LogRange};
 use crate::format::{ObjectName, PackId};
-use crate::regions::{RegionError, RegionSet};
+use crate::regions::{RegionError, RegionSet, Role};
 
 /// Writes the stream of one source. Dropping it stops the uploads; what was not released is sent again by the source.
 #[derive(Debug)]
@@ -188,8 +188,10 @@ impl StreamWriter {
 
     /// What is held already, by region.
     fn ledger(&self, origin: LogPosition, point: &ResumePoint, resumes: bool) -> Ledger {
-        let ids = self.around.regions.handles().map(|handle| handle.id).collect::<Vec<_>>();
-        let mut ledger = Ledger::new(origin, ids.iter().copied());
+        let regions = &self.around.regions;
+        let ids = regions.handles().map(|handle| handle.id).collect::<Vec<_>>();
+        let counted = regions.handles().map(|handle| (handle.id, handle.role == Role::Sync));
+        let mut ledger = Ledger::new(origin, counted, regions.commit());
         if !resumes {
             return ledger;
         }
@@ -197,7 +199,7 @@ impl StreamWriter {
             for id in ids.iter().filter(|id| !piece.holders.contains(id)) {
                 self.around.regions.owe(*id, &piece.name, piece.size);
             }
-            ledger.durable(&piece.name, piece.range, &piece.watermarks, &piece.holders);
+            ledger.stored(&piece.name, piece.range, &piece.watermarks, &piece.holders);
         }
         ledger
     }
@@ -458,9 +460,22 @@ impl StreamWriter {
     pub async fn flush(&mut self, within: Duration) -> Result<bool, StreamError> {
         self.cut_tail().await?;
         let live = self.live()?;
+        let received = live.cutter.position();
+        let limit = tokio::time::Instant::now() + within;
         let settled = live.uploads.settled(within).await;
-        live.uploads.shared.check()?;
-        Ok(settled)
+        let shared = &live.uploads.shared;
+        shared.check()?;
+        loop {
+            shared.poll_regions();
+            // What an earlier writer stored in too few regions is still being copied.
+            if !settled || shared.ledger().durable_to().is_some_and(|durable| durable >= received) {
+                return Ok(settled);
+            }
+            if tokio::time::Instant::now() >= limit {
+                return Ok(false);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 

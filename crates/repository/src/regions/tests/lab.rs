@@ -26,6 +26,10 @@ pub(crate) enum Mode {
     Hanging,
     /// Reads work, writes are answered with this.
     Refusing(StorageErrorKind),
+    /// Creates of names that hold this text are answered with this.
+    RefusingFor(&'static str, StorageErrorKind),
+    /// Creates of names that hold this text take these many milliseconds.
+    SlowFor(&'static str, u64),
     /// Everything works but lists, which break off.
     Unlisted,
     /// Creates are done, but the answer never comes.
@@ -109,6 +113,11 @@ impl Place {
             Mode::Hanging => std::future::pending().await,
             Mode::Gone => error(StorageErrorKind::Unreachable),
             Mode::Refusing(kind) if writes => error(kind),
+            Mode::RefusingFor(text, kind) if writes && key.contains(text) => error(kind),
+            Mode::SlowFor(text, millis) if writes && key.contains(text) => {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                Ok(())
+            }
             Mode::Slow(millis) if writes => {
                 tokio::time::sleep(Duration::from_millis(millis)).await;
                 Ok(())

@@ -63,6 +63,12 @@ impl Bed {
         self.set = RegionSet::new(self.repository.handles(), self.commit).unwrap();
     }
 
+    /// The same with another number of copies asked for.
+    pub(super) fn restart_with(&mut self, commit: usize) {
+        self.commit = commit;
+        self.restart();
+    }
+
     pub(super) fn advance(&self, millis: i64) {
         self.clock.0.fetch_add(millis * 1000, Ordering::SeqCst);
     }

@@ -155,6 +155,38 @@ async fn a_gap_is_not_sealed_while_a_silent_region_may_hold_what_is_missing() {
     assert_eq!(bed.read_all().await, log_bytes(0, 300), "the debt was found and repaid");
 }
 
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_one_copy_is_not_two() {
+    let mut bed = Bed::new(2, 1).await;
+    let mut writer = bed.begin(Bed::options()).await;
+    feed(&mut writer, 0, 64).await.unwrap();
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    bed.drained().await;
+    bed.places[1].set(Mode::Gone);
+    feed(&mut writer, 64, 128).await.unwrap();
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    drop(writer);
+    // From now on two copies are asked for, and the region that missed the last segment takes nothing yet.
+    bed.restart_with(2);
+    let storage = breakwater_storage::StorageErrorKind::Full;
+    bed.places[1].set(Mode::Up);
+    let mut writer = bed.open(Bed::options()).await;
+    let start = writer.resume().start.unwrap();
+    bed.places[1].set(Mode::RefusingFor("/log/", storage));
+    writer.begin(start).await.unwrap();
+    for _ in 0..20 {
+        bed.tick(&mut writer, 1000).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let first = Some(LogPosition::new(1, 64));
+    assert_eq!((writer.durable(), writer.released()), (first, first));
+    assert!(!writer.flush(Duration::from_secs(5)).await.unwrap());
+    bed.places[1].set(Mode::Up);
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    let all = Some(LogPosition::new(1, 128));
+    assert_eq!((writer.durable(), writer.released()), (all, all));
+}
+
 /// What happens to the agent and its regions.
 #[derive(Clone, Debug)]
 enum Step {

@@ -95,6 +95,12 @@ impl StreamWriter {
         }
         let view = StreamView::load(regions, &around.keys).await?;
         for (segment, tails) in superseded(&view.pieces) {
+            // A region that lacks the segment keeps its tails until it has it.
+            for piece in view.pieces.iter().filter(|piece| piece.name == segment) {
+                for handle in regions.handles().filter(|handle| !piece.regions.contains(&handle.id)) {
+                    regions.owe(handle.id, &segment, piece.size);
+                }
+            }
             regions.supersede(&segment, &tails.into_iter().collect::<Vec<_>>());
         }
         let resume = ResumePoint::of(&view.before_idle_claims(&[]), options.segment_size).await?;

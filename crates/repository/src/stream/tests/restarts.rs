@@ -187,6 +187,33 @@ async fn after_a_restart_one_copy_is_not_two() {
     assert_eq!((writer.durable(), writer.released()), (all, all));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_region_that_lacks_the_segment_keeps_its_tails_until_it_is_there() {
+    let mut bed = Bed::new(2, 1).await;
+    let mut writer = bed.begin(Bed::options()).await;
+    feed(&mut writer, 0, 50).await.unwrap();
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    bed.drained().await;
+    bed.places[1].set(Mode::Gone);
+    feed(&mut writer, 50, 64).await.unwrap();
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    drop(writer);
+    bed.places[1].set(Mode::RefusingFor("/log/", breakwater_storage::StorageErrorKind::Full));
+    bed.restart();
+    let writer = bed.open(Bed::options()).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    bed.places[0].set(Mode::Gone);
+    assert_eq!(bed.read_all().await, log_bytes(0, 50), "the second region alone");
+    bed.places[0].set(Mode::Up);
+    bed.places[1].set(Mode::Up);
+    bed.drained().await;
+    bed.places[0].set(Mode::Gone);
+    assert_eq!(bed.read_all().await, log_bytes(0, 64), "the segment came over");
+    let tails = bed.places[1].names().await.into_iter().filter(|name| name.contains("/tail/")).count();
+    assert_eq!(tails, 0, "and took the tail's place");
+    drop(writer);
+}
+
 /// What happens to the agent and its regions.
 #[derive(Clone, Debug)]
 enum Step {

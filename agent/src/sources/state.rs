@@ -156,6 +156,7 @@ mod tests {
             received: Some(LogPosition::new(1, 83)),
             released: None,
             durable: Some(LogPosition::new(1, 80)),
+            proven: Vec::new(),
             regions: vec![point],
             spool: None,
         };

@@ -208,6 +208,20 @@ impl Ledger {
         self.durable.reach(&self.way)
     }
 
+    /// The same as ranges, one a branch.
+    pub(super) fn proven(&self) -> Vec<LogRange> {
+        let mut ranges = Vec::new();
+        for leg in &self.way {
+            let held = self.durable.0.get(&leg.branch).map_or(leg.start, |intervals| intervals.reach(leg.start));
+            let end = held.min(leg.left_at.unwrap_or(u64::MAX));
+            ranges.push(LogRange { branch: leg.branch, start: leg.start, end });
+            if leg.left_at.is_none_or(|left_at| held < left_at) {
+                break;
+            }
+        }
+        ranges
+    }
+
     /// What one region holds.
     pub(super) fn held_to(&self, region: RegionId) -> Option<LogPosition> {
         self.regions.iter().find(|item| item.id == region)?.cover.reach(&self.way)
@@ -320,8 +334,10 @@ mod tests {
         ledger.fork(21, 2, 16);
         ledger.stored("new", LogRange { branch: 2, start: 16, end: 30 }, &[], &[region(0)]);
         assert_eq!(ledger.durable_to(), Some(LogPosition::new(1, 16)), "16 to 21 of branch 1 is missing");
+        assert_eq!(ledger.proven(), [range(0, 16)]);
         ledger.stored("rest", range(16, 21), &[], &[region(0)]);
         assert_eq!(ledger.durable_to(), Some(LogPosition::new(2, 30)));
+        assert_eq!(ledger.proven(), [range(0, 21), LogRange { branch: 2, start: 16, end: 30 }]);
         let mut behind = ledger.clone();
         behind.durable = Cover::default();
         behind.durable.insert(range(0, 21));

@@ -26,6 +26,8 @@ pub struct ResumePoint {
     pub(super) chain_at_start: [u8; 32],
     /// Tails that lie between `start` and `held_until`: the next segment covers them.
     pub(super) tails: Vec<String>,
+    /// From where on there is no break up to `held_until`. What lies before may be stored in a silent region only.
+    pub(super) unbroken_from: Option<LogPosition>,
     /// What is stored of the last run.
     pub(super) held: Vec<Inherited>,
     /// The writer that the next claim continues.
@@ -57,6 +59,10 @@ impl ResumePoint {
 
         let extents = view.extents(branch);
         let run = run_up_to(extents, held_until.offset);
+        // The claim says that everything up to here was stored, also where those who hold it do not answer.
+        let touches = run.last().is_some_and(|last| last.end == held_until.offset);
+        let first = run.first().filter(|_| touches).map_or(held_until.offset, |first| first.start);
+        point.unbroken_from = Some(LogPosition::new(branch, first));
         point.continues = view.newest_claim().map(|claim| (claim.generation, claim.session));
         for extent in run {
             let range = LogRange { branch, start: extent.start, end: extent.end };

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use breakwater_core::{ErrorClass, Generation, SessionId, Watermark};
+use breakwater_core::{ErrorClass, Generation, LogPosition, SessionId, Watermark};
 use breakwater_storage::Payload;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -414,6 +414,21 @@ impl Uploads {
         let sequence = self.shared.sequence.fetch_add(1, Ordering::Relaxed);
         self.tasks.spawn(run_with(permit, Arc::clone(&self.shared), job, sequence));
         Ok(())
+    }
+
+    /// Waits until the source may forget everything before `position`; false when `within` has passed before.
+    pub(super) async fn released_to(&self, position: LogPosition, within: Duration) -> bool {
+        let limit = Instant::now() + within;
+        loop {
+            self.shared.poll_regions();
+            if self.shared.ledger().released_to().is_some_and(|released| released >= position) {
+                return true;
+            }
+            if self.shared.has_failed() || Instant::now() >= limit {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Waits until nothing is under way and the spool is empty; false when `within` has passed before.

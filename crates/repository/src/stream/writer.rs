@@ -30,6 +30,9 @@ use crate::format::names::{IdleMark, LogRange};
 use crate::format::{ObjectName, PackId};
 use crate::regions::{RegionError, RegionSet, Role};
 
+/// How long receiving may stand still for a new session; it is tried again later.
+const ROLL_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Writes the stream of one source. Dropping it stops the uploads; what was not released is sent again by the source.
 #[derive(Debug)]
 pub struct StreamWriter {
@@ -155,8 +158,7 @@ impl StreamWriter {
             (Some(from), Some(held)) if resumes => {
                 cutter = Cutter::new(self.options.segment_size, from, point.chain_at_start);
                 cutter.resume(held.offset, point.chain, point.tails.clone());
-                let first = point.held.first().map_or(held.offset, |piece| piece.range.start);
-                (LogPosition::new(held.branch, first), Verifier::new(&point.expected))
+                (point.unbroken_from.unwrap_or(held), Verifier::new(&point.expected))
             }
             _ => {
                 if point.held_until.is_some() {
@@ -383,6 +385,12 @@ impl StreamWriter {
             return Ok(());
         }
         let (position, chain) = live.cutter.boundary();
+        // The claim says that everything before is stored, so it must be.
+        if !live.uploads.released_to(position, ROLL_PATIENCE).await {
+            live.uploads.shared.check()?;
+            live.roll_failed_at = Some(now);
+            return Ok(());
+        }
         let (generation, session) = (live.generation, live.session.id);
         around.check_fence(generation, session).await?;
         let fresh = match around.new_session().await {
@@ -438,7 +446,8 @@ impl StreamWriter {
         let Some(live) = &self.live else {
             let unknown = |region| RegionPoint { region, recoverable: None, held_to: None, pending_bytes: 0 };
             let regions = ids.map(unknown).collect();
-            return StreamStatus { received: None, released: None, durable: None, regions, spool: None };
+            let proven = Vec::new();
+            return StreamStatus { received: None, released: None, durable: None, proven, regions, spool: None };
         };
         let shared = &live.uploads.shared;
         shared.poll_regions();
@@ -457,6 +466,7 @@ impl StreamWriter {
             received: Some(received),
             released: ledger.released_to(),
             durable: ledger.durable_to(),
+            proven: ledger.proven(),
             regions: ids.map(point).collect(),
             spool,
         }

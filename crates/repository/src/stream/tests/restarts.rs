@@ -6,7 +6,7 @@ use breakwater_core::LogPosition;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::bed::{Bed, PATIENCE, SEGMENT, feed, log_bytes};
+use super::bed::{Bed, PATIENCE, SEGMENT, feed, log_bytes, watermark};
 use crate::regions::tests::lab::Mode;
 use crate::stream::{LogTarget, SpoolOptions, StreamError, StreamOptions, StreamWriter};
 
@@ -67,6 +67,10 @@ async fn a_source_that_lost_log_leaves_a_gap_that_is_named() {
     assert_eq!(begun.gap, Some((LogPosition::new(1, 100), LogPosition::new(1, 256))));
     feed(&mut writer, 256, 300).await.unwrap();
     assert!(writer.flush(PATIENCE).await.unwrap());
+    let status = writer.status();
+    assert_eq!(status.durable_from(), Some(LogPosition::new(1, 256)));
+    assert!(!status.proves(LogPosition::new(1, 64), LogPosition::new(1, 280)), "a base across the gap is useless");
+    assert!(status.proves(LogPosition::new(1, 256), LogPosition::new(1, 280)));
     let gaps = bed.view().await.gaps();
     assert_eq!((gaps.len(), gaps[0].start, gaps[0].end), (1, 100, 256));
     assert_eq!(bed.view().await.coverage().await.unwrap().len(), 2);
@@ -212,6 +216,33 @@ async fn a_region_that_lacks_the_segment_keeps_its_tails_until_it_is_there() {
     let tails = bed.places[1].names().await.into_iter().filter(|name| name.contains("/tail/")).count();
     assert_eq!(tails, 0, "and took the tail's place");
     drop(writer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_a_silent_region_holds_does_not_stop_the_release() {
+    let mut bed = Bed::new(2, 1).await;
+    let mut writer = bed.begin(Bed::options()).await;
+    feed(&mut writer, 0, 128).await.unwrap();
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    drop(writer);
+    bed.restart();
+    // The second writer stores nothing but the watermark of an idle source.
+    let mut writer = bed.begin(Bed::options()).await;
+    writer.watermark(watermark(bed.now(), 128)).unwrap();
+    bed.tick(&mut writer, 20_000).await.unwrap();
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    bed.drained().await;
+    drop(writer);
+    let names = bed.places[1].names().await;
+    let last = names.iter().find(|name| name.ends_with("-0000000000000040-0000000000000080")).unwrap();
+    bed.set.handles().nth(1).unwrap().storage.delete(last).await.unwrap();
+    bed.places[0].set(Mode::Gone);
+    bed.restart();
+    let mut writer = bed.begin(Bed::options()).await;
+    assert_eq!(writer.released(), Some(LogPosition::new(1, 128)));
+    feed(&mut writer, 128, 200).await.unwrap();
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    assert_eq!(writer.released(), Some(LogPosition::new(1, 200)));
 }
 
 /// What happens to the agent and its regions.

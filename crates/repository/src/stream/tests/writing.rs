@@ -242,6 +242,26 @@ async fn a_session_gets_old_and_the_next_one_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_next_session_is_claimed_only_when_all_before_it_is_stored() {
+    let bed = Bed::new(1, 1).await;
+    let options = StreamOptions { session_age: Duration::from_secs(100), ..Bed::options() };
+    let mut writer = bed.begin(options).await;
+    bed.advance(200_000);
+    // The segment takes longer than receiving may stand still.
+    bed.places[0].set(Mode::SlowFor("/log/", 8000));
+    feed(&mut writer, 0, 64).await.unwrap();
+    assert_eq!(objects(&bed.places[0].created(), "/stream/"), 2, "the beginning alone: {:?}", bed.places[0].created());
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    bed.advance(200_000);
+    bed.places[0].set(Mode::SlowFor("/log/", 1000));
+    feed(&mut writer, 64, 128).await.unwrap();
+    let created = bed.places[0].created();
+    let claim = created.iter().rposition(|name| name.contains("/stream/")).unwrap();
+    let segment = created.iter().rposition(|name| name.contains("/log/")).unwrap();
+    assert!(objects(&created, "/stream/") == 3 && objects(&created, "/log/") == 2 && segment < claim, "{created:#?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_branch_ends_inside_a_segment_and_the_next_repeats_its_beginning() {
     let mut bed = Bed::new(2, 1).await;
     let mut writer = bed.begin(Bed::options()).await;

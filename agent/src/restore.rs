@@ -1,6 +1,7 @@
 //! Running a planned restore: files first, then the log, then the engine's own checks. Independent of any controller.
 
 mod fetcher;
+mod unproven;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use std::time::Instant;
 use breakwater_core::{LogPosition, SourceUid, Timestamp};
 use breakwater_engine::{RecoveryOutcome, RecoveryRequest, RecoveryTarget, Restorer};
 use breakwater_pipeline::Progress;
-use breakwater_pipeline::restore::{RestoreJob, run_restore};
+use breakwater_pipeline::restore::{RestoreJob, lay_files};
 use breakwater_repository::stream::{LogReader, SecretSource};
 use breakwater_runtime::ByteBudget;
 use serde::Serialize;
@@ -20,6 +21,7 @@ use crate::error::AgentError;
 use crate::restore_plan::{ReadSide, RestorePlan};
 use crate::wiring;
 use fetcher::PlanFetcher;
+use unproven::Unproven;
 
 /// How a restored database is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -152,7 +154,7 @@ impl RestoreRequest {
     }
 }
 
-/// Lays the files of the plan's snapshot.
+/// Lays the files of the plan's snapshot. They stay marked as incomplete until [`recover`] has made a database of them.
 pub async fn lay(request: &RestoreRequest) -> Result<breakwater_pipeline::restore::RestoreReport, AgentError> {
     let job = RestoreJob {
         repository: request.side.repository.clone(),
@@ -165,11 +167,22 @@ pub async fn lay(request: &RestoreRequest) -> Result<breakwater_pipeline::restor
         progress: Arc::clone(&request.progress),
         cancel: request.cancel.clone(),
     };
-    run_restore(job).await.map_err(AgentError::pipeline(format!("restoring into {}", request.target.display())))
+    lay_files(job).await.map_err(AgentError::pipeline(format!("restoring into {}", request.target.display())))
 }
 
-/// Makes a database of the laid files, or leaves them ready for the person's own recovery.
+/// Makes a database of the laid files, or leaves them ready for the person's own recovery. Without success, or dropped on
+/// the way, it leaves a target that says that it is not usable, and does not start.
 pub async fn recover(request: &RestoreRequest) -> Result<Option<RecoveryOutcome>, AgentError> {
+    let source = &request.plan.manifest.source;
+    let vital = wiring::vital_file(&source.engine, &request.plan.manifest.facts);
+    // Before the recovery's own future, so that it is dropped after the server that works on the files.
+    let laid = Unproven::new(&request.target, vital.as_deref());
+    let outcome = recover_laid(request).await?;
+    laid.proven().await?;
+    Ok(outcome)
+}
+
+async fn recover_laid(request: &RestoreRequest) -> Result<Option<RecoveryOutcome>, AgentError> {
     let restorer = request.restorer()?;
     let manifest = &request.plan.manifest;
     let reader = request.plan.log.as_ref().map(|log| {
@@ -184,6 +197,7 @@ pub async fn recover(request: &RestoreRequest) -> Result<Option<RecoveryOutcome>
         consistent_at: manifest.end,
         branch: branch.unwrap_or_default(),
         stop: request.plan.stop.clone(),
+        end: request.plan.log.as_ref().map(|log| log.end),
         fetcher: fetcher.map(|fetcher| Arc::new(fetcher) as Arc<dyn breakwater_engine::LogFetcher>),
         fetch_program: Some(request.fetch_program.clone()),
         program_directory: request.program_directory.clone(),
@@ -200,7 +214,10 @@ pub async fn recover(request: &RestoreRequest) -> Result<Option<RecoveryOutcome>
         () = request.cancel.cancelled() => return Err(AgentError::Cancelled),
         outcome = recovering => outcome,
     };
-    outcome.map(Some).map_err(AgentError::engine("recovering the restored files"))
+    outcome.map(Some).map_err(AgentError::engine(format!(
+        "recovering the restored files, which stay marked as incomplete and do not start: {}",
+        request.target.display()
+    )))
 }
 
 /// Runs the restore to its end. An error before files are laid leaves the target as it was.

@@ -6,6 +6,8 @@
 //! Invariant: success means that the server itself reached the target, ended recovery, answered queries in every database
 //! and shut down cleanly.
 
+mod log_end;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -72,6 +74,9 @@ pub(crate) async fn recover(
     let client = wait_for_end(&mut postmaster, &server, &connection, &request, quiet).await?;
     let mut outcome = look(&client, &postmaster, &request, checks).await?;
     drop(client);
+    if let Some(reached) = outcome.reached {
+        log_end::check(&request, &facts, reached.lsn(), private.path()).await?;
+    }
     check_databases(private.path(), &facts, &connection, &mut outcome.checks).await?;
     postmaster.stop(quiet).await?;
     let target = request.target.clone();

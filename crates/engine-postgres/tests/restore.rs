@@ -84,6 +84,7 @@ impl Story {
             consistent_at: self.end.range.map(|range| range.end),
             branch: end.branch,
             stop,
+            end: Some(end),
             fetcher: Some(self.archive.fetcher(end, None)),
             fetch_program: Some(fetch_program(self.dir.path(), "client_of_the_recovering_server")),
             program_directory: Some(self.version.bin_dir().unwrap()),
@@ -193,6 +194,57 @@ async fn a_region_that_fails_never_ends_the_log() {
     let target = story.lay("again");
     PostgresRestorer::default().recover(story.request(&target, RecoveryTarget::End, end)).await.unwrap();
     assert_eq!(story.rows(&target).await, "101");
+}
+
+/// The server itself takes what is missing for the end of the log and is content.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_ends_before_the_plan_does_is_an_error() {
+    let story = Story::begin(Version::V15).await;
+    story.insert(101).await;
+    let early = story.settle().await;
+    story.insert(102).await;
+    let same_segment = story.settle().await;
+    assert_eq!(early.offset >> 20, same_segment.offset >> 20, "both lie in one segment");
+    story.cluster.psql("select pg_switch_wal()").await.unwrap();
+    story.insert(103).await;
+    let next_segment = story.settle().await;
+    for (number, end) in [same_segment, next_segment].into_iter().enumerate() {
+        let target = story.lay(&format!("short-{number}"));
+        let request = RecoveryRequest {
+            fetcher: Some(story.archive.fetcher(early, None)),
+            ..story.request(&target, RecoveryTarget::End, end)
+        };
+        let error = PostgresRestorer::default().recover(request).await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Corrupt, "{error}");
+        assert!(error.to_string().contains(&end.to_string()), "{error}");
+    }
+
+    // A plan that ends within a record is reached with the record before.
+    let cut = LogPosition::new(same_segment.branch, same_segment.offset - 9);
+    let target = story.lay("cut");
+    let outcome = PostgresRestorer::default().recover(story.request(&target, RecoveryTarget::End, cut)).await.unwrap();
+    assert!(outcome.reached.unwrap().offset < cut.offset, "{outcome:?}");
+    assert_eq!(story.rows(&target).await, "101,102");
+
+    // One record of several segments: the last that is whole before lies in an earlier one.
+    story
+        .cluster
+        .psql("select pg_logical_emit_message(false, 'long', repeat('x', 4000000)); insert into ledger values (104)")
+        .await
+        .unwrap();
+    story.settle().await;
+    let amid = LogPosition::new(1, (next_segment.offset & !((1 << 20) - 1)) + (2 << 20) + 5000);
+    let target = story.lay("amid");
+    let outcome = PostgresRestorer::default().recover(story.request(&target, RecoveryTarget::End, amid)).await.unwrap();
+    assert!(outcome.reached.unwrap().offset < amid.offset - (1 << 20), "{outcome:?}");
+    assert_eq!(story.rows(&target).await, "101,102,103");
+    let target = story.lay("amid-short");
+    let request = RecoveryRequest {
+        fetcher: Some(story.archive.fetcher(same_segment, None)),
+        ..story.request(&target, RecoveryTarget::End, amid)
+    };
+    let error = PostgresRestorer::default().recover(request).await.unwrap_err();
+    assert_eq!(error.kind, EngineErrorKind::Corrupt, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -93,6 +93,7 @@ fn recovery(target: &Path, facts: serde_json::Value) -> RecoveryRequest {
         consistent_at: None,
         branch: 0,
         stop: RecoveryTarget::End,
+        end: None,
         fetcher: None,
         fetch_program: None,
         program_directory: None,

@@ -54,6 +54,9 @@ pub struct RecoveryRequest {
     pub branch: u32,
     /// Where to stop.
     pub stop: RecoveryTarget,
+    /// Where the plan's log ends, in the middle of a record perhaps. A replay to [`RecoveryTarget::End`] that ends before
+    /// the last record that is whole there is an error; `None` leaves that unchecked.
+    pub end: Option<LogPosition>,
     /// Delivers the log.
     pub fetcher: Option<Arc<dyn LogFetcher>>,
     /// Path of `breakwater-agent`, whose `wal-fetch` the database will call.

@@ -36,6 +36,7 @@ impl Jobs {
         {
             return Ok(present.value);
         }
+        tracing::info!(job.id = %record.id, source.name = record.source, agent.name = %record.agent_name, "job accepted");
         self.fleet.job_changed(&record.id.to_string());
         self.fleet.wake();
         self.prune(&record.namespace).await?;
@@ -88,17 +89,21 @@ impl Jobs {
     ) -> Result<(JobRecord, JobEffect), ControlError> {
         let key = Key::Job { namespace: namespace.clone(), job: id };
         let mut effect = JobEffect::None;
+        let mut happened = None;
         let changed = self
             .book
             .change::<JobRecord, _>(&key, |present| {
                 let Some(present) = present else { return Ok(None) };
                 let (life, what) = job::transition(&present.life, event.clone(), now);
                 effect = what;
+                happened = None;
                 if life == present.life {
                     return Ok(None);
                 }
                 let mut next = present.clone();
-                next.log.push(line(&event, &life, now));
+                let what = described(&event, &life);
+                next.log.push(format!("{now} {what}"));
+                happened = Some(what);
                 if next.log.len() > JOB_LOG_LINES {
                     next.log.remove(0);
                 }
@@ -110,6 +115,9 @@ impl Jobs {
             })
             .await?;
         let Some(changed) = changed else { return Err(ControlError::not_found("job", &id.to_string())) };
+        if let Some(what) = happened {
+            tracing::info!(job.id = %id, source.name = changed.value.source, "job: {what}");
+        }
         self.fleet.job_changed(&id.to_string());
         if changed.value.life.state.is_terminal() {
             self.fleet.forget_progress(&id.to_string());
@@ -191,9 +199,9 @@ pub fn terminal_state(state: v1::JobState) -> Option<JobState> {
     }
 }
 
-fn line(event: &JobEvent, life: &job::JobLife, now: Timestamp) -> String {
+fn described(event: &JobEvent, life: &job::JobLife) -> String {
     let attempt = life.attempt;
-    let what = match event {
+    match event {
         JobEvent::Dispatch { .. } => format!("attempt {attempt} sent to the agent"),
         JobEvent::Running { .. } => format!("attempt {attempt} runs"),
         JobEvent::Ended { failure: Some(JobFailure { class, message }), .. } => match life.state {
@@ -205,6 +213,5 @@ fn line(event: &JobEvent, life: &job::JobLife, now: Timestamp) -> String {
         JobEvent::Ended { .. } => format!("attempt {attempt} ended"),
         JobEvent::Lost { .. } => format!("the agent does not know attempt {attempt} any more"),
         JobEvent::CancelRequested => "cancel requested".to_owned(),
-    };
-    format!("{now} {what}")
+    }
 }

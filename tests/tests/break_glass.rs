@@ -70,7 +70,8 @@ async fn one_region_and_the_recovery_key_are_enough() -> Result<()> {
 
 async fn restore(brctl: &Brctl, moment: &[String], target: &Path) -> Result<()> {
     let target = target.display().to_string();
-    let mut words = vec!["--offline", "restore", "run", "--target", &target];
+    let programs = Version::V17.bin_dir()?.display().to_string();
+    let mut words = vec!["--offline", "restore", "run", "--target", &target, "--program-directory", &programs];
     words.extend(moment.iter().map(String::as_str));
     brctl.ok(&words).await.map(drop)
 }

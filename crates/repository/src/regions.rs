@@ -25,12 +25,12 @@ pub(crate) mod tests;
 mod worker;
 mod write;
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use breakwater_core::{Clock, RegionId, RepositoryId};
+use breakwater_core::{Clock, RegionId, RepositoryId, SourceUid};
 use breakwater_runtime::SystemClock;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
@@ -127,11 +127,29 @@ struct Set {
     copy_budget: Semaphore,
     /// Bytes of buffers that outlive their caller.
     grace_bytes: AtomicU64,
+    /// Sources with a register about which regions disagree.
+    unsettled: Mutex<BTreeSet<SourceUid>>,
     /// Which regions were compared with which.
     comparison: Comparison,
 }
 
+impl Set {
+    /// Regions disagree about the register `name`.
+    fn unsettled(&self, name: &str) {
+        if let Ok(source) = order::Place::of(name).scope.parse() {
+            self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).insert(source);
+        }
+    }
+}
+
 impl RegionSet {
+    /// The sources with a commit register about which regions were found to disagree since the last call. What to do about
+    /// it is [`Repository::settle_registers`](crate::Repository::settle_registers).
+    pub fn take_unsettled(&self) -> Vec<SourceUid> {
+        let mut unsettled = self.set.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *unsettled).into_iter().collect()
+    }
+
     /// A set that acknowledges what `commit` of its sync regions hold. Must be called inside a tokio runtime: every
     /// region gets two background tasks, and the set one.
     pub fn new(handles: Vec<RegionHandle>, commit: usize) -> Result<RegionSet, RegionError> {
@@ -152,6 +170,7 @@ impl RegionSet {
             options,
             copy_budget: Semaphore::new(budget),
             grace_bytes: AtomicU64::new(0),
+            unsettled: Mutex::default(),
             comparison: Comparison::default(),
         });
         let mut tasks = vec![tokio::spawn(comparison::run(Arc::clone(&set))).abort_handle()];

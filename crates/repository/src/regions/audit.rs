@@ -169,9 +169,13 @@ impl RegionSet {
     fn compare(&self, row: &Row, merge: &Merge, sound: &mut BTreeSet<usize>, report: &mut AuditReport) {
         let size = row.size();
         let register = Place::of(&row.name).rank == super::order::Rank::Commit;
-        // A register may be decided differently in two regions until the writer or the next copy has mended it.
-        if !register && row.holders.iter().any(|(_, other)| *other != size) {
-            report.conflicts.push(row.name.clone());
+        if row.holders.iter().any(|(_, other)| *other != size) {
+            // A register may be decided differently in two regions until it is settled.
+            if register {
+                self.set.unsettled(&row.name);
+            } else {
+                report.conflicts.push(row.name.clone());
+            }
         }
         let now = self.set.options.clock.now();
         for (index, region) in self.set.regions.iter().enumerate() {

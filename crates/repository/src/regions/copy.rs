@@ -1,6 +1,7 @@
 //! Repaying one name of a debt: the ciphertext is read from another region and put into this one.
 //!
-//! Invariant: a name leaves the debt as vanished only when every other region has answered that it does not have it.
+//! Invariant: a name leaves the debt as vanished only when every other region, asked in its right place, has answered that
+//! it does not have it. Only bytes under the name they were sealed for are written.
 
 use std::time::Duration;
 
@@ -57,10 +58,10 @@ pub(super) async fn copy(set: &Set, index: usize, name: &str, size: u64) -> Copi
     let tried = worker::put(set, storage, name, payload).await;
     match (bytes, tried) {
         (Some(bytes), Tried::Differs(present)) => {
-            if is_manifest(&bytes) && !is_manifest(&present) {
-                // This region holds a fence against a session that is committed elsewhere: the manifest counts.
-                let beside = format!("{name}.committed");
-                return Copied::Put(worker::put(set, storage, &beside, Payload::from(bytes)).await);
+            if is_manifest(&bytes) != is_manifest(&present) {
+                // A fence here against a session that is committed elsewhere, or the other way round. A record is sealed
+                // under its own name, so whoever has the keys must write the manifest under the second one.
+                set.unsettled(name);
             }
             Copied::Already
         }
@@ -87,7 +88,7 @@ async fn fetch(set: &Set, index: usize, name: &str, size: u64, is_register: bool
     let limit = set.options.put_timeout + Duration::from_secs(size / set.options.slowest.max(1));
     let mut order = set.regions.iter().enumerate().filter(|(other, _)| *other != index).collect::<Vec<_>>();
     order.sort_by_key(|(_, region)| !region.health().is_reachable());
-    for (_, region) in order {
+    for (other, region) in order {
         let why = |text: String| Failure::new(ErrorClass::Unavailable, format!("{}: {text}", region.handle.name));
         let known_down = region.closed_because().filter(|_| !region.health().verified);
         if let Some(failure) = known_down {
@@ -102,7 +103,12 @@ async fn fetch(set: &Set, index: usize, name: &str, size: u64, is_register: bool
                     break;
                 }
             }
-            Ok(Err(error)) if error.kind() == StorageErrorKind::NotFound => {}
+            Ok(Err(error)) if error.kind() == StorageErrorKind::NotFound => {
+                // An empty mount says the same of everything.
+                if let Err(failure) = set.confirm(other).await {
+                    silent.get_or_insert(why(failure.text));
+                }
+            }
             Ok(Err(error)) => {
                 silent.get_or_insert(why(Chain(&error).to_string()));
             }

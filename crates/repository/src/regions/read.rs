@@ -1,7 +1,9 @@
 //! Reading from whichever region delivers, in order of preference.
 //!
-//! Invariant: "not found" is said only when every region has answered so.
+//! Invariant: "not found" is said only when every region has answered so, and a place counts as having answered only while
+//! it says that it is the region that was joined: an empty mount holds nothing of anything.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -60,19 +62,37 @@ impl RegionSet {
 
     /// What the regions hold below `prefix`. An error when none answers; regions that do not answer are named.
     pub async fn list(&self, prefix: &str) -> Result<Listing, RegionError> {
-        let listings = self.handles().enumerate().map(|(index, handle)| (index, handle.storage.list(prefix))).collect();
-        let mut merge = Merge::new(listings, LIST_PATIENCE);
+        let unsure = self.set.regions.iter().enumerate().filter(|(_, region)| !region.health().verified);
+        let mut silent = self.not_there(unsure.map(|(index, _)| index).collect()).await;
+        let away = silent.iter().map(|(index, _)| *index).collect::<BTreeSet<_>>();
+        let asked = self.handles().enumerate().filter(|(index, _)| !away.contains(index));
+        let mut merge =
+            Merge::new(asked.map(|(index, handle)| (index, handle.storage.list(prefix))).collect(), LIST_PATIENCE);
         let mut objects = Vec::new();
+        let mut gave = BTreeSet::new();
         let ids = self.handles().map(|handle| handle.id).collect::<Vec<_>>();
         while let Some(row) = merge.next().await {
             let regions = row.holders.iter().filter_map(|(index, _)| ids.get(*index).copied()).collect();
+            gave.extend(row.holders.iter().map(|(index, _)| *index));
             objects.push(Listed { size: row.size(), regions, name: row.name });
         }
-        let silent = self.named(merge.broken());
+        silent.extend(merge.broken());
+        let known = silent.iter().map(|(index, _)| *index).collect::<BTreeSet<_>>();
+        let empty = (0..ids.len()).filter(|index| !known.contains(index) && !gave.contains(index)).collect();
+        silent.extend(self.not_there(empty).await);
+        silent.sort_by_key(|(index, _)| *index);
+        let silent = self.named(silent);
         if silent.len() == ids.len() {
             return Err(RegionError::Unreadable { name: prefix.to_owned(), failures: silent });
         }
         Ok(Listing { objects, silent })
+    }
+
+    /// Those of `regions` that do not say now that they are the ones that were joined.
+    async fn not_there(&self, regions: Vec<usize>) -> Vec<(usize, Failure)> {
+        let asked = regions.into_iter().map(|index| async move { (index, self.set.confirm(index).await) });
+        let answers = futures::future::join_all(asked).await;
+        answers.into_iter().filter_map(|(index, answer)| Some((index, answer.err()?))).collect()
     }
 
     pub(super) fn named(&self, failures: Vec<(usize, Failure)>) -> Vec<RegionFailure> {
@@ -89,23 +109,24 @@ impl RegionSet {
     {
         let limit = self.set.options.put_timeout + Duration::from_secs(size / self.set.options.slowest.max(1));
         // Those known to be away are asked last, archives after all others.
-        let mut order = self.set.regions.iter().collect::<Vec<_>>();
-        let away = |region: &Region| {
-            let health = region.health();
-            health.probed && !health.verified
-        };
-        order.sort_by_key(|region| (away(region), region.handle.role == Role::Archive));
+        let mut order = self.set.regions.iter().enumerate().collect::<Vec<_>>();
+        let away = |region: &Region| region.health().is_away();
+        order.sort_by_key(|(_, region)| (away(region), region.handle.role == Role::Archive));
         let mut failures = Vec::new();
         let mut missing = 0;
-        for region in order {
+        for (index, region) in order {
             let limit = if away(region) { self.set.options.call_timeout } else { limit };
             let failure = match tokio::time::timeout(limit, call(region.handle.storage.clone(), name.to_owned())).await
             {
                 Ok(Ok(value)) => return Ok(value),
-                Ok(Err(error)) => {
-                    missing += usize::from(error.kind() == StorageErrorKind::NotFound);
-                    Failure::new(error.class(), Chain(&error).to_string())
-                }
+                Ok(Err(error)) if error.kind() == StorageErrorKind::NotFound => match self.set.confirm(index).await {
+                    Ok(()) => {
+                        missing += 1;
+                        Failure::new(error.class(), Chain(&error).to_string())
+                    }
+                    Err(failure) => failure,
+                },
+                Ok(Err(error)) => Failure::new(error.class(), Chain(&error).to_string()),
                 Err(_) => Failure::new(ErrorClass::Unavailable, "no answer to a get"),
             };
             failures.push(RegionFailure { region: region.handle.name.clone(), failure });

@@ -108,6 +108,46 @@ async fn an_empty_or_foreign_place_is_never_written_to() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_empty_mount_is_no_answer() {
+    let lab = Lab::new(2, 1).await;
+    let name = named("pack/a");
+    lab.places[1].plant(&name, b"x").await;
+    // The disk of region 1 is unmounted right after it was asked; what is below it is an empty directory.
+    let storage = lab.set.handles().nth(1).unwrap().storage.clone();
+    for gone in lab.places[1].names().await {
+        storage.delete(&gone).await.unwrap();
+    }
+    let error = lab.set.get(&name).await.unwrap_err();
+    assert!(matches!(error, RegionError::Unreadable { .. }), "it may lie there: {error}");
+    let found = lab.set.list(&named("pack/")).await.unwrap();
+    assert_eq!(found.silent.iter().map(|item| item.region.as_str()).collect::<Vec<_>>(), ["r1"]);
+    let report = lab.set.audit(&[SOURCE]).await;
+    assert!(report.silent.iter().any(|item| item.region == "r1"));
+    assert_eq!(report.regions[1].missing_objects, 0, "nothing is known about it");
+    assert!(!lab.set.is_compared(region_id(0), SOURCE) || !lab.set.is_compared(region_id(1), SOURCE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_debt_does_not_vanish_because_its_source_is_not_mounted() {
+    let lab = Lab::new(2, 1).await;
+    let name = named("pack/a");
+    lab.places[1].set(Mode::Gone);
+    lab.create(&name).await;
+    let storage = lab.set.handles().next().unwrap().storage.clone();
+    let identity = lab.places[0].content("repo/region").await;
+    for gone in [name.as_str(), "repo/region"] {
+        storage.delete(gone).await.unwrap();
+    }
+    lab.places[1].set(Mode::Up);
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    assert_eq!(lab.set.statuses()[1].owed_objects, 1, "it is still owed");
+    lab.places[0].plant("repo/region", &identity).await;
+    lab.places[0].plant(&name, b"bytes").await;
+    lab.drained().await;
+    assert!(lab.places[1].holds(&name).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn impossible_sets_are_refused() {
     let (one, two) = (Place::new(), Place::new());
     let refused = |handles, commit| RegionSet::new(handles, commit).unwrap_err().to_string();

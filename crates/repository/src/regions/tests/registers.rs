@@ -42,7 +42,7 @@ async fn a_region_away_is_named_and_gets_the_decision_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_region_that_fenced_a_committed_session_gets_the_manifest_beside() {
+async fn a_region_that_fenced_a_committed_session_is_left_to_whoever_has_the_keys() {
     let lab = Lab::new(3, 1).await;
     lab.places[1].set(Mode::Gone);
     lab.places[2].set(Mode::Gone);
@@ -53,7 +53,11 @@ async fn a_region_that_fenced_a_committed_session_gets_the_manifest_beside() {
     lab.drained().await;
     let beside = format!("{NAME}.committed");
     assert_eq!(lab.places[1].content(NAME).await, record(5));
-    assert_eq!(lab.places[1].content(&beside).await, record(4));
+    assert!(!lab.places[1].holds(&beside).await, "a record cannot be read under another name");
+    assert_eq!(lab.set.statuses()[1].owed_objects, 0);
+    let source = "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a".parse().unwrap();
+    assert_eq!(lab.set.take_unsettled(), [source]);
+    assert!(lab.set.take_unsettled().is_empty(), "told once");
     assert_eq!(lab.places[2].content(NAME).await, record(4), "the manifest is copied, not the fence");
 }
 
@@ -69,4 +73,16 @@ async fn nobody_answers_in_time() {
         place.set(Mode::Up);
     }
     lab.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_audit_finds_registers_to_be_settled() {
+    let lab = Lab::new(2, 1).await;
+    let longer = [record(4), vec![0; 9]].concat();
+    lab.places[0].plant(NAME, &longer).await;
+    lab.places[1].plant(NAME, &record(5)).await;
+    let source = "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a".parse().unwrap();
+    let report = lab.set.audit(&[source]).await;
+    assert!(report.conflicts.is_empty());
+    assert_eq!(lab.set.take_unsettled(), [source]);
 }

@@ -1,5 +1,7 @@
 //! Errors of the layers below, told in the engine's terms.
 
+use std::time::Duration;
+
 use breakwater_core::ErrorClass;
 use breakwater_engine::{EngineError, EngineErrorKind};
 
@@ -69,5 +71,20 @@ pub(crate) async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(answer) => answer,
         Err(error) => Err(internal("work on a PostgreSQL data directory ended early").because(error)),
+    }
+}
+
+/// Waits for `work` no longer than `limit`; `late` says what did not happen.
+pub(crate) async fn in_time<T>(
+    limit: Duration,
+    late: &str,
+    work: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let what = format!("{late} within {} s", limit.as_secs());
+            Err(EngineError::new(EngineErrorKind::Unreachable, what))
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::settings::PostgresSettings;
 use crate::slot::{self, Slot};
 use crate::wal::{RecordScanner, SegmentSize, WalEvent};
 use crate::walsender::{AckHandle, Message, ReplicationStream, StreamOptions, StreamStart, WalSender, WalSenderError};
-use crate::watermark::Observer;
+use crate::watermark::{LogLayout, Observer};
 
 /// How long the first word of the server is waited for: whether it still has the start is in it. An idle server may say
 /// nothing.
@@ -84,7 +84,7 @@ impl PostgresLogStream {
         }
         let segment_size = server.segment_size;
         Ok(PostgresLogStream {
-            observer: Observer::start(Arc::clone(&settings)),
+            observer: Observer::start(Arc::clone(&settings), LogLayout::of(server)),
             settings,
             segment_size,
             system_id: server.system_id,

@@ -16,7 +16,7 @@ pub(crate) const OLDEST: u32 = 13;
 pub(crate) const NEWEST: u32 = 18;
 
 /// Settings that decide how a cluster is backed up, or that a restored server needs.
-const SETTINGS: [&str; 24] = [
+const SETTINGS: [&str; 25] = [
     "block_size",
     "config_file",
     "data_checksums",
@@ -38,6 +38,7 @@ const SETTINGS: [&str; 24] = [
     "port",
     "server_version",
     "shared_preload_libraries",
+    "wal_block_size",
     "wal_level",
     "wal_segment_size",
     "wal_sender_timeout",
@@ -112,6 +113,11 @@ impl Server {
     /// A setting, when we may see it.
     pub(crate) fn setting(&self, name: &str) -> Option<&str> {
         self.settings.get(name).map(String::as_str)
+    }
+
+    /// Bytes of a page of the log.
+    pub(crate) fn log_page_size(&self) -> u64 {
+        self.setting("wal_block_size").and_then(|text| text.parse().ok()).filter(|size| *size > 0).unwrap_or(8192)
     }
 
     /// The settings that a restore wants to know.

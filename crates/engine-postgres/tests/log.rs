@@ -134,6 +134,92 @@ async fn a_stream_delivers_everything_on_17() {
     delivers_everything(Version::V17).await;
 }
 
+/// Takes observations for as long as `wanted` says so.
+async fn observe(stream: &mut dyn LogStream, mut wanted: impl FnMut(Watermark) -> bool) {
+    let observing = async {
+        loop {
+            if let LogEvent::Watermark(watermark) = stream.next().await.unwrap()
+                && !wanted(watermark)
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, observing).await.expect("the server is observed");
+}
+
+/// Acknowledged commits that are not flushed yet are what tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_before_a_watermark_lies_before_it_without_synchronous_commit() {
+    let cluster = Cluster::builder(Version::V15)
+        .wal_segment_size(1)
+        .setting("synchronous_commit", "off")
+        .setting("wal_writer_delay", "4s")
+        .start()
+        .await
+        .unwrap();
+    cluster.psql("create table t(n int)").await.unwrap();
+    let log = source(lay::settings(&cluster));
+    let mut stream = log.open(LogStart::Oldest).await.unwrap();
+    let session = cluster.connect().await.unwrap();
+    let committed = std::sync::Mutex::new(Vec::new());
+    let committing = async {
+        loop {
+            session.batch_execute("insert into t values (1)").await.unwrap();
+            let row = session
+                .query_one(
+                    "select (extract(epoch from clock_timestamp()) * 1000000)::int8, \
+                     (pg_current_wal_insert_lsn() - '0/0')::int8, (pg_current_wal_flush_lsn() - '0/0')::int8",
+                    &[],
+                )
+                .await
+                .unwrap();
+            let [clock, inserted, flushed] = [0, 1, 2].map(|at| row.get::<_, i64>(at));
+            committed.lock().unwrap().push((clock, inserted.cast_unsigned(), flushed.cast_unsigned()));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let mut seen = Vec::new();
+    let observing = observe(stream.as_mut(), |watermark| {
+        seen.push(watermark);
+        seen.len() < 4
+    });
+    tokio::select! {
+        () = committing => {}
+        () = observing => {}
+    }
+    let committed = committed.into_inner().unwrap();
+    assert!(committed.iter().any(|(_, inserted, flushed)| flushed < inserted), "commits are not waited for");
+    for watermark in &seen {
+        let before = committed.iter().rfind(|(clock, ..)| *clock < watermark.clock.as_micros());
+        let (_, inserted, _) = before.expect("commits began before the first observation");
+        // Behind a full page the next record begins after a header of up to 40 bytes.
+        assert!(*inserted <= watermark.position.offset + 40, "{inserted:X} was acknowledged before {watermark:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_server_is_observed_every_second_also_behind_a_full_page() {
+    let cluster =
+        Cluster::builder(Version::V15).wal_segment_size(1).setting("synchronous_commit", "off").start().await.unwrap();
+    let log = source(lay::settings(&cluster));
+    let mut stream = log.open(LogStart::Oldest).await.unwrap();
+    cluster.psql("create table t as select 1 as n").await.unwrap();
+    // A checkpoint takes from the background writer what it would write in the next seconds.
+    cluster.psql("checkpoint").await.unwrap();
+    cluster.psql("select pg_switch_wal()").await.unwrap();
+    let mut seen: Vec<Watermark> = Vec::new();
+    observe(stream.as_mut(), |watermark| {
+        seen.push(watermark);
+        seen.len() < 7
+    })
+    .await;
+    let clocks: Vec<i64> = seen.iter().map(|watermark| watermark.clock.as_micros()).collect();
+    assert!(clocks.windows(2).all(|pair| pair[1] - pair[0] < 4_000_000), "{seen:?}");
+    let behind_a_segment = |watermark: &&Watermark| watermark.position.offset.is_multiple_of(1 << 20);
+    assert!(seen.iter().filter(behind_a_segment).count() >= 3, "{seen:?}");
+}
+
 /// Else the server, told to stop at that moment, would stop before the copy is consistent, and refuse.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_commit_in_a_copy_is_later_than_its_moment() {

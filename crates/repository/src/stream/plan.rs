@@ -208,6 +208,9 @@ impl StreamView {
                 let consistent = base.consistent_at.to_string();
                 return Err(PlanError::BeforeBase { wanted: moment.to_string(), consistent });
             }
+            LogTarget::Time(moment) if self.base_holds_later(base, &whole, *moment, secrets).await? => {
+                return Err(PlanError::BeforeBase { wanted: moment.to_string(), consistent: base.end.to_string() });
+            }
             LogTarget::Time(moment) => match self.first_commit_after(base, &whole, *moment, secrets).await? {
                 Some(position) => (position, Stop::AtTime(*moment)),
                 None if recoverable.is_some_and(|clock| *moment <= clock) => (end, Stop::AtEnd),
@@ -329,6 +332,39 @@ impl StreamView {
             return Err(self.gap(LogRange { start: at, ..range }));
         }
         Ok(PlannedRange { range, extents })
+    }
+
+    /// Whether the log up to the end of the base shows that this end was written after `moment`: the base may hold what was
+    /// committed later then. That is so when a commit before the end is later, and where the index cannot be read, when a
+    /// watermark says that the source had not come to the end at a later clock.
+    async fn base_holds_later(
+        &self,
+        base: &PlanBase,
+        legs: &[PlannedRange],
+        moment: Timestamp,
+        secrets: Option<&dyn SecretSource>,
+    ) -> Result<bool, PlanError> {
+        let on_branch = legs.iter().filter(|leg| leg.range.branch == base.end.branch);
+        let within = |extent: &&Extent| extent.start < base.end.offset && extent.end > base.start.offset;
+        let pieces = on_branch.flat_map(|leg| &leg.extents).filter(within);
+        for extent in pieces.filter(|_| base.start.branch == base.end.branch) {
+            let footer = self.footer(&extent.piece.name).await?;
+            if footer.log.last_commit.is_some_and(|last| last > moment)
+                && let Some(secrets) = secrets
+            {
+                let inside = |mark: &TransactionMark| mark.start >= base.start.offset && mark.end <= base.end.offset;
+                let later = |mark: &TransactionMark| mark.kind == MarkKind::Commit && mark.time > moment;
+                if self.marks(extent, secrets).await?.iter().any(|mark| inside(mark) && later(mark)) {
+                    return Ok(true);
+                }
+            }
+            let before = |offset: u64| offset < base.end.offset && offset <= extent.end;
+            let watermarks = &footer.log.watermarks;
+            if secrets.is_none() && watermarks.iter().any(|(clock, offset)| *clock > moment && before(*offset)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The end of the first piece after the base that holds a commit later than `moment`.

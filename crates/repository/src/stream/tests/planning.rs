@@ -103,6 +103,26 @@ async fn what_cannot_be_reached_is_refused_with_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_base_that_holds_a_later_commit_is_too_new_whatever_its_clock_says() {
+    let bed = Bed::new(1, 1).await;
+    let _writer = written(&bed).await;
+    // The clock was read before the base ended: transactions 4 to 8 of clocks 400 to 800 lie before its end.
+    let early = PlanBase { end: LogPosition::new(1, 165), ..base() };
+    for moment in [350, 799] {
+        let error = bed.plan_from(early, LogTarget::Time(Timestamp(moment))).await.unwrap_err();
+        assert!(error.to_string().contains("consistent from 1:0/A5 on"), "{error}");
+        assert_eq!(error.class(), ErrorClass::Refused);
+    }
+    let plan = bed.plan_from(early, LogTarget::Time(Timestamp(800))).await.unwrap();
+    assert_eq!(plan.stop, Stop::AtTime(Timestamp(800)));
+    // Without a key the watermark of clock 820 at 150 shows the same for what is before it.
+    let view = bed.view().await;
+    let error = view.plan(&early, &LogTarget::Time(Timestamp(819)), None).await.unwrap_err();
+    assert!(error.to_string().contains("consistent from 1:0/A5 on"), "{error}");
+    view.plan(&early, &LogTarget::Time(Timestamp(820)), None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_segment_is_a_gap_and_a_foreign_one_breaks_the_chain() {
     let bed = Bed::new(1, 1).await;
     let _writer = written(&bed).await;

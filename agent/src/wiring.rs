@@ -95,6 +95,18 @@ pub fn restorer(kind: &str, programs: Option<&Path>) -> Result<Arc<dyn Restorer>
     }
 }
 
+/// The file, below a restored directory, without which a database of this kind does not start.
+pub fn vital_file(kind: &str, facts: &serde_json::Value) -> Option<PathBuf> {
+    match kind {
+        breakwater_engine_postgres::KIND => Some(PathBuf::from("global/pg_control")),
+        breakwater_engine_sqlite::KIND => {
+            let name = facts.get("file_name").and_then(serde_json::Value::as_str)?;
+            Path::new(name).file_name().map(PathBuf::from)
+        }
+        _ => None,
+    }
+}
+
 /// Where a snapshot of this kind keeps the programs that its source's settings name.
 pub fn program_directory(kind: &str, settings_json: &str) -> Option<PathBuf> {
     if kind != breakwater_engine_postgres::KIND {

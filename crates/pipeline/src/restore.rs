@@ -77,6 +77,24 @@ pub struct RestoreReport {
 /// Restores a snapshot. When it answers well, every byte is proven and on the disk. After an error the target is as it was
 /// ([`ErrorClass::Refused`](breakwater_core::ErrorClass)), or marked as incomplete ([`PipelineError::Incomplete`]).
 pub async fn run_restore(job: RestoreJob) -> Result<RestoreReport, PipelineError> {
+    let target = job.target.clone();
+    let report = lay_files(job).await?;
+    finish(&target).await?;
+    Ok(report)
+}
+
+/// Takes the mark of incompleteness from what [`lay_files`] has laid, once it is usable.
+pub async fn finish(target: &Path) -> Result<(), PipelineError> {
+    let path = target.to_owned();
+    let unmarked = tokio::task::spawn_blocking(move || Target::unmark(&path)).await;
+    let unmarked = unmarked
+        .unwrap_or_else(|error| Err(PipelineError::io("the thread of the last step", std::io::Error::from(error))));
+    unmarked.map_err(|source| incomplete(target, source))
+}
+
+/// Like [`run_restore`], and leaves the mark of incompleteness in the target, for files that have to be recovered before
+/// anybody may use them; [`finish`] is the last step then.
+pub async fn lay_files(job: RestoreJob) -> Result<RestoreReport, PipelineError> {
     Target::check(&job.target)?;
     let frames = FrameReader::new(&job.repository, job.manifest.source.uid, job.order.clone());
     let structure: Arc<dyn Frames> = Arc::new(frames.clone());

@@ -1,7 +1,8 @@
 //! Lays a tree: directories and empty files first, content window by window, then links, attributes, and the entries that
 //! come last.
 //!
-//! Invariant: entries marked `last` get their right name only after everything else is complete and on the disk.
+//! Invariant: entries marked `last` get their right name only after everything else is complete and on the disk. The mark of
+//! incompleteness is not taken away here: what was laid may still have to be recovered.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -165,7 +166,7 @@ impl Laying {
             for (path, attributes) in late {
                 target.finish_directory(path, *attributes)?;
             }
-            target.unmark()
+            Ok(())
         };
         fetcher.blocking(finish).await
     }

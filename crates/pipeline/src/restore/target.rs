@@ -172,11 +172,12 @@ impl Target {
         rustix::fs::fsync(&self.root).map_err(|error| self.failed("syncing", b"", error))
     }
 
-    /// Takes the mark of incompleteness away.
-    pub(crate) fn unmark(&self) -> Result<(), PipelineError> {
-        let failed = |error| self.failed("removing", MARKER.as_bytes(), error);
-        rustix::fs::unlinkat(&self.root, MARKER, AtFlags::empty()).map_err(failed)?;
-        self.sync_root()
+    /// Takes the mark of incompleteness away from the target at `path`.
+    pub(crate) fn unmark(path: &Path) -> Result<(), PipelineError> {
+        let marker = path.join(MARKER);
+        let failed = |error| PipelineError::io(format!("removing {}", marker.display()), error);
+        std::fs::remove_file(&marker).map_err(failed)?;
+        File::open(path).and_then(|directory| directory.sync_all()).map_err(failed)
     }
 
     /// The directory that holds the last part of `path`, and that part.
@@ -329,7 +330,7 @@ mod tests {
         target.create_symlink(b"d/link", b"../../etc", PLAIN).unwrap();
         target.rename(b"d/.new", b"d/file").unwrap();
         target.finish_directory(b"d", Attributes { mode: 0o700, ..PLAIN }).unwrap();
-        target.unmark().unwrap();
+        Target::unmark(directory.path()).unwrap();
         let meta = std::fs::metadata(directory.path().join("d/file")).unwrap();
         assert_eq!((meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec()), (0o640, 1_700_000_000, 123_456_000));
         assert_eq!(std::fs::metadata(directory.path().join("d")).unwrap().mtime(), 1_700_000_000);

@@ -14,6 +14,7 @@ pub mod error;
 pub mod identity;
 pub mod jobs;
 pub mod keyring;
+mod patience;
 pub mod questions;
 pub mod repositories;
 pub mod restore;

@@ -12,6 +12,7 @@ use breakwater_repository::{BackupSession, FenceOutcome, Repository, Selector, S
 
 use super::context::JobContext;
 use crate::error::AgentError;
+use crate::patience::{SQL_PATIENCE, answered};
 use crate::repositories::OpenRepository;
 use crate::sources::receive::ensure_source;
 use crate::sources::{NotDurable, Source};
@@ -22,6 +23,9 @@ const ASSIGNED_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long a record that was just written may take into the regions before the log counts as not arriving.
 const LOG_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long beginning to read may take: a server writes a checkpoint first, and may take its time for it.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// How long the log of a finished read may take into the regions.
 const GATE_PATIENCE: Duration = Duration::from_secs(30 * 60);
@@ -58,7 +62,7 @@ pub(super) async fn run(
 
     let probe = context
         .phase("probing", async {
-            let probe = source.engine().probe().await;
+            let probe = answered(SQL_PATIENCE, source.engine().probe()).await;
             probe.map_err(AgentError::engine(format!("looking at source `{}`", source.assigned.name)))
         })
         .await?;
@@ -80,7 +84,7 @@ pub(super) async fn run(
     };
     let engine = context
         .phase("reading", async {
-            let begun = source.engine().begin_backup(request).await;
+            let begun = answered(BEGIN_PATIENCE, source.engine().begin_backup(request)).await;
             begun.map_err(AgentError::engine(format!("beginning to read source `{}`", source.assigned.name)))
         })
         .await?;
@@ -137,7 +141,7 @@ async fn prove_log(tools: &Toolbox, source: &Source) -> Result<(), AgentError> {
         )));
     }
     let log = source.engine().log_source().ok_or_else(|| AgentError::Defect("a stream without a log".to_owned()))?;
-    let nudged = log.nudge().await;
+    let nudged = answered(LOG_PATIENCE, log.nudge()).await;
     let position = nudged.map_err(AgentError::engine(format!("writing a record into the log of source `{name}`")))?;
     wait_durable(tools, source, position, LOG_PATIENCE).await.map_err(|error| AgentError::Unavailable(error.reason))
 }
@@ -196,6 +200,7 @@ async fn begin(
         tracing::warn!(object = %name, error = %breakwater_core::Chain(error), "an unfinished session cannot be read");
     }
     let mut adopts: Vec<SessionId> = Vec::new();
+    let mut earlier: Vec<SessionId> = Vec::new();
     for session in dead.sessions.iter().rev() {
         for id in std::iter::once(session.open.session).chain(session.open.adopts.iter().copied()) {
             if adopts.len() < ADOPTED_MAX && !adopts.contains(&id) {
@@ -203,18 +208,7 @@ async fn begin(
             }
         }
         if session.open.snapshot == snapshot {
-            let reason = format!("attempt {} of job {} takes over", context.attempt, context.id);
-            let register = (snapshot, session.open.session);
-            let fenced = repository.fence(&writer, source.uid, register, &reason).await;
-            match fenced.map_err(doing("fencing an earlier attempt"))? {
-                FenceOutcome::Committed(manifest) => return Ok(Begun::AlreadyThere(manifest)),
-                FenceOutcome::Established => {}
-                FenceOutcome::Open(causes) => {
-                    let regions: Vec<&str> = causes.iter().map(|cause| cause.region.as_str()).collect();
-                    // If it turns out to be committed there, both are the same snapshot and the lower attempt counts.
-                    tracing::warn!(session = %session.open.session, ?regions, "an earlier attempt may still commit there");
-                }
-            }
+            earlier.push(session.open.session);
         }
     }
     let base = newest(repository, source.uid).await?;
@@ -223,6 +217,21 @@ async fn begin(
     let session = BackupSession::begin(repository, &writer, source.uid, intent)
         .await
         .map_err(doing("opening a session in the repository"))?;
+    // Only now: a fenced session is no longer found as unfinished, so what it left behind must be named in a session of
+    // this attempt's own before, or it would be uploaded again should this attempt be cut off here.
+    let reason = format!("attempt {} of job {} takes over", context.attempt, context.id);
+    for session in earlier {
+        let fenced = repository.fence(&writer, source.uid, (snapshot, session), &reason).await;
+        match fenced.map_err(doing("fencing an earlier attempt"))? {
+            FenceOutcome::Committed(manifest) => return Ok(Begun::AlreadyThere(manifest)),
+            FenceOutcome::Established => {}
+            FenceOutcome::Open(causes) => {
+                let regions: Vec<&str> = causes.iter().map(|cause| cause.region.as_str()).collect();
+                // If it turns out to be committed there, both are the same snapshot and the lower attempt counts.
+                tracing::warn!(%session, ?regions, "an earlier attempt may still commit there");
+            }
+        }
+    }
     Ok(Begun::Session(Box::new(session), base.map(Box::new)))
 }
 

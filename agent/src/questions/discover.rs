@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::error::AgentError;
+use crate::patience::{SQL_PATIENCE, answered};
 use crate::toolbox::Toolbox;
 use crate::wiring;
 
@@ -69,7 +70,7 @@ async fn postgres(tools: &Toolbox, directory: &Path, port: u16) -> Value {
     for role in ROLES {
         let settings = json!({ "connection": connection(role) }).to_string();
         let Ok(wired) = wiring::engine("postgres", &name, &settings, &tools.scratch, &tools.clock) else { continue };
-        match wired.engine.probe().await {
+        match answered(SQL_PATIENCE, wired.engine.probe()).await {
             Ok(probe) => {
                 // Only the role that backups use tells whether they can be made.
                 ready = Value::Bool(probe.is_ready() && role == ROLES[0]);

@@ -4,6 +4,7 @@ use breakwater_proto::v1;
 use serde_json::{Value, json};
 
 use crate::error::AgentError;
+use crate::patience::{SQL_PATIENCE, answered};
 use crate::toolbox::Toolbox;
 use crate::wiring;
 
@@ -11,7 +12,7 @@ pub(super) async fn check(tools: &Toolbox, assigned: Option<&v1::AssignedSource>
     let assigned = assigned.ok_or_else(|| AgentError::Invalid("the question names no source".to_owned()))?;
     let scratch = tools.scratch.join(&assigned.uid);
     let wired = wiring::engine(&assigned.engine, &assigned.name, &assigned.settings_json, &scratch, &tools.clock)?;
-    Ok(match wired.engine.probe().await {
+    Ok(match answered(SQL_PATIENCE, wired.engine.probe()).await {
         Ok(probe) => json!({
             "source": assigned.name,
             "engine": assigned.engine,

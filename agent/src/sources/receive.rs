@@ -17,6 +17,7 @@ use super::Source;
 use super::memory::Memory;
 use super::state::{RegionShare, Word};
 use crate::error::AgentError;
+use crate::patience::{SQL_PATIENCE, answered};
 use crate::repositories::OpenRepository;
 use crate::toolbox::Toolbox;
 use crate::wiring::GivesWay;
@@ -110,11 +111,12 @@ impl Receiver {
         if *given_up {
             wait_for_regions(&open)?;
         }
-        let facts = match self.log.facts().await {
+        let facts = match answered(SQL_PATIENCE, self.log.facts()).await {
             Err(error) if is_lost_promise(&error) && self.source.wired.gives_way == GivesWay::Archive => {
                 tracing::error!(source.name = name, error = %breakwater_core::Chain(&error), "the log has a gap; a new stretch begins");
-                self.log.forget().await.map_err(AgentError::engine("giving up the lost part of the log"))?;
-                self.log.facts().await
+                let forgotten = answered(SQL_PATIENCE, self.log.forget()).await;
+                forgotten.map_err(AgentError::engine("giving up the lost part of the log"))?;
+                answered(SQL_PATIENCE, self.log.facts()).await
             }
             facts => facts,
         };
@@ -150,10 +152,11 @@ impl Receiver {
     async fn open_log(&self, writer: &StreamWriter) -> Result<Box<dyn LogStream>, AgentError> {
         let doing = || format!("opening the log of source `{}`", self.source.assigned.name);
         let start = writer.resume().start.map_or(LogStart::Oldest, LogStart::At);
-        match self.log.open(start).await {
+        match answered(SQL_PATIENCE, self.log.open(start)).await {
             Err(error) if error.kind == EngineErrorKind::NotFound && start != LogStart::Oldest => {
                 tracing::warn!(source.name = self.source.assigned.name, error = %breakwater_core::Chain(&error), "the log cannot go on where it ended");
-                self.log.open(LogStart::Oldest).await.map_err(AgentError::engine(doing()))
+                let opened = answered(SQL_PATIENCE, self.log.open(LogStart::Oldest)).await;
+                opened.map_err(AgentError::engine(doing()))
             }
             opened => opened.map_err(AgentError::engine(doing())),
         }
@@ -260,7 +263,7 @@ impl Receiver {
     /// The database goes on and the archive has a gap.
     async fn give_way(&self, given_up: &mut bool) -> AgentError {
         let name = &self.source.assigned.name;
-        if let Err(error) = self.log.forget().await {
+        if let Err(error) = answered(SQL_PATIENCE, self.log.forget()).await {
             return AgentError::engine(format!("giving up the log of source `{name}`"))(error);
         }
         *given_up = true;

@@ -114,7 +114,10 @@ impl Sources {
                     return Err(NotDurable::TooLate(Box::new(source.state())));
                 }
             }
-            source.ended.cancelled().await;
+            // What does not stop must not hold up whoever waits.
+            if tokio::time::timeout_at(deadline, source.ended.cancelled()).await.is_err() {
+                return Err(NotDurable::TooLate(Box::new(source.state())));
+            }
         }
     }
 

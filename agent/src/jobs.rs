@@ -9,7 +9,7 @@ pub mod context;
 pub mod journal;
 pub mod restore;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use breakwater_core::{Attempt, Chain, JobId};
@@ -29,6 +29,12 @@ use context::JobContext;
 /// Bytes of a summary on the wire.
 const SUMMARY_BYTES_MAX: usize = 32 * 1024;
 
+/// Tries at writing a result into the journal, a second apart.
+const JOURNAL_TRIES: u32 = 5;
+
+/// Ended attempts that are remembered after a controller has acknowledged them.
+const ENDED_KEPT: usize = 256;
+
 /// Runs jobs. A clone is another handle.
 #[derive(Clone, Debug)]
 pub struct Runner {
@@ -41,7 +47,38 @@ struct Inner {
     outbox: Arc<Outbox>,
     tasks: TaskGroup,
     slots: Arc<Semaphore>,
-    active: Mutex<HashMap<String, Active>>,
+    active: Mutex<Attempts>,
+}
+
+/// The attempts that run or wait to run, by job, and the last ones that ended.
+#[derive(Debug, Default)]
+struct Attempts {
+    running: HashMap<String, Active>,
+    /// Job and fence, oldest first: a start that is repeated just after its result was acknowledged must not run again.
+    ended: VecDeque<(String, u64)>,
+}
+
+impl Attempts {
+    /// Takes the attempt off the list, unless a newer one stands there already.
+    fn leave(&mut self, job: &str, fence: u64) {
+        if self.running.get(job).is_some_and(|active| active.fence == fence) {
+            self.running.remove(job);
+        }
+    }
+
+    /// The attempt has a result.
+    fn end(&mut self, job: &str, fence: u64) {
+        self.leave(job, fence);
+        if self.ended.len() >= ENDED_KEPT {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((job.to_owned(), fence));
+    }
+
+    /// Whether this attempt, or a newer one of the same job, ended not long ago.
+    fn has_ended(&self, job: &str, fence: u64) -> bool {
+        self.ended.iter().any(|(ended, of)| ended == job && *of >= fence)
+    }
 }
 
 /// The attempt that runs, or waits to run.
@@ -66,6 +103,7 @@ impl Runner {
         let mut all: Vec<v1::RunningJob> = self
             .inner
             .active()
+            .running
             .iter()
             .map(|(job, active)| v1::RunningJob { job_id: job.clone(), attempt: active.attempt, fence: active.fence })
             .collect();
@@ -86,8 +124,11 @@ impl Runner {
         let cancel = CancellationToken::new();
         let active = Active { attempt: start.attempt, fence: start.fence, cancel: cancel.clone(), ended };
         let before = {
-            let mut running = self.inner.active();
-            match running.get(&start.job_id) {
+            let mut attempts = self.inner.active();
+            if attempts.has_ended(&start.job_id, start.fence) {
+                return;
+            }
+            match attempts.running.get(&start.job_id) {
                 Some(present) if present.fence >= start.fence => {
                     if present.fence == start.fence {
                         // The controller has not heard that it runs.
@@ -95,7 +136,7 @@ impl Runner {
                     }
                     return;
                 }
-                _ => running.insert(start.job_id.clone(), active),
+                _ => attempts.running.insert(start.job_id.clone(), active),
             }
         };
         self.inner.outbox.begun(begun(&start));
@@ -113,7 +154,7 @@ impl Runner {
 
     /// Stops a job.
     pub fn cancel(&self, job: &str, reason: &str) {
-        if let Some(active) = self.inner.active().get(job) {
+        if let Some(active) = self.inner.active().running.get(job) {
             tracing::info!(job.id = job, reason, "a job is stopped");
             active.cancel.cancel();
         }
@@ -121,7 +162,7 @@ impl Runner {
 }
 
 impl Inner {
-    fn active(&self) -> MutexGuard<'_, HashMap<String, Active>> {
+    fn active(&self) -> MutexGuard<'_, Attempts> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -145,7 +186,7 @@ impl Inner {
             biased;
             outcome = self.work(&start, &cancel).instrument(span.clone()) => outcome,
             () = outgoing.cancelled() => {
-                self.leave(&start);
+                self.active().leave(&start.job_id, start.fence);
                 return;
             }
         };
@@ -163,21 +204,14 @@ impl Inner {
         while let Err(error) = self.outbox.journal().finish(result.clone(), self.tools.clock.now()).await {
             tries += 1;
             tracing::error!(job.id = start.job_id, error = %Chain(&error), tries, "a result cannot be journalled");
-            if tries >= 5 || self.tasks.token().is_cancelled() {
+            if tries >= JOURNAL_TRIES || self.tasks.token().is_cancelled() {
+                self.outbox.journal().keep_unwritten(result, self.tools.clock.now());
                 break;
             }
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
-        self.leave(&start);
+        self.active().end(&start.job_id, start.fence);
         self.outbox.ended(&start.job_id);
-    }
-
-    /// Takes the attempt off the list, unless a newer one stands there already.
-    fn leave(&self, start: &v1::StartJob) {
-        let mut running = self.active();
-        if running.get(&start.job_id).is_some_and(|active| active.fence == start.fence) {
-            running.remove(&start.job_id);
-        }
     }
 
     async fn work(
@@ -306,5 +340,17 @@ mod tests {
         assert_eq!(read["snapshot"], "s");
         assert_eq!(read["warnings"].as_array().unwrap().last().unwrap(), "4800 more");
         assert_eq!(shortened(serde_json::Value::Null), "");
+    }
+
+    #[test]
+    fn an_attempt_that_ended_is_remembered_for_a_while_and_a_newer_one_may_begin() {
+        let mut attempts = Attempts::default();
+        attempts.end("job", 7);
+        assert!(attempts.has_ended("job", 7) && attempts.has_ended("job", 6));
+        assert!(!attempts.has_ended("job", 8) && !attempts.has_ended("other", 7));
+        for fence in 0..ENDED_KEPT as u64 {
+            attempts.end("other", fence);
+        }
+        assert!(!attempts.has_ended("job", 7), "memory is bounded");
     }
 }

@@ -1,14 +1,14 @@
 //! What must not be forgotten about jobs when this process ends: results that no controller has acknowledged, and which
 //! jobs were being worked on.
 //!
-//! Invariant: a result is on disk before it is sent, and stays there until a controller says that it has it. A job that
-//! was cut off by the end of the process is never reported as running.
+//! Invariant: a result is on disk before it is sent, and stays there until a controller says that it has it; where the disk
+//! takes nothing, it is sent from memory. A job that was cut off by the end of the process is never reported as running.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use breakwater_core::Timestamp;
+use breakwater_core::{Chain, Timestamp};
 use breakwater_proto::v1;
 use prost::Message;
 
@@ -59,15 +59,25 @@ impl Journal {
         let journal = Arc::clone(self);
         blocking(move || {
             let mut results = journal.results();
-            // The clock makes numbers of a later process higher, so that no old acknowledgement can meet a new result.
-            let floor = u64::try_from(now.as_micros()).unwrap_or(0);
-            result.sequence = results.keys().next_back().map_or(floor, |last| floor.max(last + 1));
+            result.sequence = next_sequence(&results, now);
             durable::replace(&journal.path_of(result.sequence), &result.encode_to_vec())?;
-            durable::remove(&journal.directory.join(format!("{RUNNING}{}", result.job_id)))?;
+            let running = journal.directory.join(format!("{RUNNING}{}", result.job_id));
             results.insert(result.sequence, result);
+            // The result counts from here on; a mark that stays makes the next process say too much, not too little.
+            if let Err(error) = durable::remove(&running) {
+                tracing::warn!(error = %Chain(&error), "an ended job stays marked as running");
+            }
             Ok(())
         })
         .await
+    }
+
+    /// Keeps `result` in memory only, for when it cannot be written: it is sent all the same, and lost when this process
+    /// ends before a controller has it.
+    pub fn keep_unwritten(&self, mut result: v1::JobResult, now: Timestamp) {
+        let mut results = self.results();
+        result.sequence = next_sequence(&results, now);
+        results.insert(result.sequence, result);
     }
 
     /// Forgets a result that a controller has.
@@ -101,6 +111,12 @@ impl Journal {
     fn results(&self) -> MutexGuard<'_, BTreeMap<u64, v1::JobResult>> {
         self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The clock makes numbers of a later process higher, so that no old acknowledgement can meet a new result.
+fn next_sequence(results: &BTreeMap<u64, v1::JobResult>, now: Timestamp) -> u64 {
+    let floor = u64::try_from(now.as_micros()).unwrap_or(0);
+    results.keys().next_back().map_or(floor, |last| floor.max(last + 1))
 }
 
 const RESULT: &str = "result-";
@@ -153,5 +169,19 @@ mod tests {
         std::fs::write(directory.path().join("result-00000000000000000009"), b"\xff\xff\xff").unwrap();
         let (journal, _) = Journal::open(directory.path()).unwrap();
         assert_eq!(journal.unacknowledged().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_result_that_cannot_be_written_is_sent_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let (journal, _) = Journal::open(&directory.path().join("journal")).unwrap();
+        let journal = Arc::new(journal);
+        std::fs::remove_dir_all(directory.path()).unwrap();
+        journal.finish(result("one", 3), Timestamp(5)).await.unwrap_err();
+        assert!(!journal.has_ended("one", 3), "nothing is sent before it was tried to be written");
+        journal.keep_unwritten(result("one", 3), Timestamp(5));
+        assert!(journal.has_ended("one", 3));
+        journal.acknowledged(5).await.unwrap();
+        assert!(journal.unacknowledged().is_empty());
     }
 }

@@ -11,6 +11,7 @@ mod directory;
 mod failure;
 mod list;
 mod object;
+mod slots;
 mod write;
 
 use std::ops::Range;
@@ -29,6 +30,7 @@ use tokio::sync::mpsc;
 use crate::{Backend, Listing, ObjectMeta, Operation, Payload, StorageError, StorageErrorKind};
 use failure::Failure;
 use list::Batch;
+use slots::Slots;
 
 /// Batches of a listing that wait for the reader: enough to keep the disk busy.
 const LIST_BATCHES: usize = 2;
@@ -43,11 +45,14 @@ pub struct FileSystem {
 struct Place {
     root: PathBuf,
     location: String,
+    slots: Arc<Slots>,
+    /// Whether leftovers were looked for.
+    swept: AtomicBool,
 }
 
 impl FileSystem {
     /// The store in the directory `root`, an absolute path, which is created with mode 0700 when it is missing. Nothing
-    /// else is written. Leftovers of writers that died more than a day ago are removed.
+    /// else is written.
     pub fn create(root: &Path) -> Result<FileSystem, StorageError> {
         let file_system = FileSystem::existing(root)?;
         let place = &file_system.place;
@@ -68,18 +73,15 @@ impl FileSystem {
         Ok(file_system)
     }
 
-    /// The store in the directory `root`, an absolute path, which may be away for now. Creates nothing. Leftovers of writers
-    /// that died more than a day ago are removed.
+    /// The store in the directory `root`, an absolute path, which may be away for now, or hang. Creates nothing and looks at
+    /// nothing yet. Leftovers of writers that died more than a day ago are removed by the first call that finds it there.
     pub fn existing(root: &Path) -> Result<FileSystem, StorageError> {
         let location = format!("file://{}", root.display());
         if !root.is_absolute() {
             return Err(StorageError::new(StorageErrorKind::Invalid, Operation::Open, &location, "")
                 .because("the path is not absolute"));
         }
-        let place = Place { root: root.to_owned(), location };
-        if let Ok(root) = place.open_root() {
-            write::sweep(&root);
-        }
+        let place = Place { root: root.to_owned(), location, slots: Slots::of(root), swept: AtomicBool::new(false) };
         Ok(FileSystem { place: Arc::new(place) })
     }
 
@@ -89,9 +91,14 @@ impl FileSystem {
         key: &str,
         work: impl FnOnce(&OwnedFd, &str) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StorageError> {
+        let slot = self.place.slots.call().await.map_err(|failure| self.place.error(operation, key, failure))?;
         let place = Arc::clone(&self.place);
         let owned_key = key.to_owned();
-        let done = tokio::task::spawn_blocking(move || place.run(operation, &owned_key, work)).await;
+        let done = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            place.run(operation, &owned_key, work)
+        })
+        .await;
         done.unwrap_or_else(|error| {
             let kind = if error.is_cancelled() { StorageErrorKind::Cancelled } else { StorageErrorKind::Other };
             Err(self.place.error(operation, key, Failure::because(kind, error)))
@@ -108,6 +115,9 @@ impl Place {
     ) -> Result<T, StorageError> {
         let attempt = || {
             let root = self.open_root()?;
+            if !self.swept.swap(true, Ordering::Relaxed) {
+                write::sweep(&root);
+            }
             let result = work(&root, key);
             // What is not there may be so because the whole root went away meanwhile. That must not read as `NotFound`.
             if matches!(&result, Err(failure) if failure.kind == StorageErrorKind::NotFound) {
@@ -169,7 +179,7 @@ impl Backend for FileSystem {
     fn list(&self, prefix: &str) -> Listing {
         let this = self.clone();
         let prefix = prefix.to_owned();
-        async move { this.listing(prefix) }.into_stream().flatten().boxed()
+        async move { this.listing(prefix).await }.into_stream().flatten().boxed()
     }
 
     async fn list_directories(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
@@ -196,13 +206,21 @@ impl Backend for FileSystem {
 
 impl FileSystem {
     /// Walks the tree on a blocking thread, no further ahead of the reader than a few batches.
-    fn listing(&self, prefix: String) -> Listing {
+    async fn listing(&self, prefix: String) -> Listing {
+        let slot = match self.place.slots.listing().await {
+            Ok(slot) => slot,
+            Err(failure) => {
+                let error = self.place.error(Operation::List, &prefix, failure);
+                return futures::stream::once(async { Err(error) }).boxed();
+            }
+        };
         let (sender, receiver) = mpsc::channel::<Result<Batch, StorageError>>(LIST_BATCHES);
         let place = Arc::clone(&self.place);
         let error_place = Arc::clone(&self.place);
         let error_prefix = prefix.clone();
         // Not awaited: it ends by itself when it is done or when the receiver is dropped.
         drop(tokio::task::spawn_blocking(move || {
+            let _slot = slot;
             let walked = place.run(Operation::List, &prefix, |root, prefix| {
                 list::walk(root, prefix, &mut |batch| sender.blocking_send(Ok(batch)).is_ok())?;
                 drop(place.open_root()?);
@@ -263,6 +281,93 @@ mod tests {
         };
         assert_eq!(place.run(Operation::Get, "a", vanish).unwrap_err().kind, StorageErrorKind::Unreachable);
         assert!(!root.exists());
+    }
+
+    /// Starts calls that hang until the sender is dropped, and gives each of them up once it hangs.
+    async fn hang(store: &FileSystem, calls: usize) -> std::sync::mpsc::Sender<()> {
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let receiver = Arc::new(std::sync::Mutex::new(receiver));
+        for _ in 0..calls {
+            let (entered, hangs) = tokio::sync::oneshot::channel();
+            let receiver = Arc::clone(&receiver);
+            let call = store.blocking(Operation::Get, "a", move |_, _| {
+                entered.send(()).unwrap();
+                let _ = receiver.lock().unwrap().recv();
+                Ok(())
+            });
+            tokio::select! {
+                _ = call => panic!("it hangs"),
+                hangs = hangs => hangs.unwrap(),
+            }
+        }
+        sender
+    }
+
+    #[tokio::test]
+    async fn leftovers_are_looked_for_by_the_first_call() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileSystem::create(directory.path()).unwrap();
+        store.create("a", Payload::from(vec![1])).await.unwrap();
+        let leftover = directory.path().join(".tmp/left");
+        fs::write(&leftover, "").unwrap();
+        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 24 * 3600);
+        fs::File::options().write(true).open(&leftover).unwrap().set_modified(long_ago).unwrap();
+        let again = FileSystem::existing(directory.path()).unwrap();
+        assert!(leftover.exists());
+        again.head("a").await.unwrap();
+        assert!(!leftover.exists());
+    }
+
+    #[test]
+    fn a_mount_that_hangs_takes_no_more_threads_than_its_own_and_no_other_place_waits_for_it() {
+        // Fewer threads than two places may take would show nothing; more than one may take leave room for others.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(slots::CALLS + slots::LISTINGS + 4)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (hung, sound) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let [dead, alive] = [&hung, &sound].map(|directory| FileSystem::create(directory.path()).unwrap());
+            alive.create("a", Payload::from(vec![1])).await.unwrap();
+            dead.create("a", Payload::from(vec![1])).await.unwrap();
+            let stop = hang(&dead, slots::CALLS).await;
+
+            // Every further call waits for a slot and not in a thread, also through another store of the same path.
+            drop(dead);
+            let again = FileSystem::existing(hung.path()).unwrap();
+            for _ in 0..100 {
+                let call = tokio::time::timeout(std::time::Duration::from_millis(1), again.get("a"));
+                call.await.expect_err("no slot is free");
+            }
+            assert_eq!(alive.get("a").await.unwrap(), [1].as_slice());
+            assert_eq!(again.list("").count().await, 1, "a listing has a slot of its own");
+
+            drop(stop);
+            assert_eq!(again.get("a").await.unwrap(), [1].as_slice());
+        });
+    }
+
+    #[tokio::test]
+    async fn listings_that_nobody_reads_take_no_more_threads_than_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileSystem::create(directory.path()).unwrap();
+        fs::create_dir_all(directory.path().join("a")).unwrap();
+        for n in 0..2000 {
+            fs::write(directory.path().join(format!("a/{n:04}")), "").unwrap();
+        }
+        let mut open = Vec::new();
+        for _ in 0..slots::LISTINGS {
+            let mut listing = store.list("");
+            listing.next().await.unwrap().unwrap();
+            open.push(listing);
+        }
+        let mut late = store.list("");
+        let waiting = tokio::time::timeout(std::time::Duration::from_millis(50), late.next()).await;
+        waiting.expect_err("no slot is free");
+        assert!(store.head("a/0000").await.is_ok(), "a call has a slot of its own");
+        drop(open.pop());
+        late.next().await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -48,6 +48,20 @@ impl Surroundings {
         Ok(session)
     }
 
+    /// Makes the keys, claims and histories that a region missed its debt: its pieces cannot be read without them, or are on
+    /// no path.
+    pub(super) async fn owe_records(&self) -> Result<(), StreamError> {
+        for kind in ["keys", "stream", "history"] {
+            let listing = self.regions.list(&ObjectName::meta_prefix(self.keys.source, kind)).await?;
+            for object in listing.objects {
+                for handle in self.regions.handles().filter(|handle| !object.regions.contains(&handle.id)) {
+                    self.regions.owe(handle.id, &object.name, object.size);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Claims `generation` for `session`.
     pub(super) async fn claim(
         &self,

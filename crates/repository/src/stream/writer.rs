@@ -97,6 +97,7 @@ impl StreamWriter {
             empty_spool(&around, spool, options.patience).await?;
         }
         let view = StreamView::load(regions, &around.keys).await?;
+        around.owe_records().await?;
         for (segment, tails) in superseded(&view.pieces) {
             // A region that lacks the segment keeps its tails until it has it.
             for piece in view.pieces.iter().filter(|piece| piece.name == segment) {

@@ -346,6 +346,15 @@ async fn restart(bed: &mut Bed, old: StreamWriter, options: StreamOptions, relea
     (writer, start.offset)
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_reached_one_region_only_reaches_the_others_after_the_next_restart() {
+    let away = Step::Region(1, Mode::Gone);
+    let first = [Step::Feed(1), Step::Tick(1000), away.clone(), Step::Feed(55), Step::Kill(2)];
+    // Of the second writer the first region gets the claim, which the third one continues.
+    let second = [away, Step::Feed(60), Step::Kill(1)];
+    run([first.as_slice(), &second].concat(), false).await;
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
     #[test]

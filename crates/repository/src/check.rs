@@ -21,7 +21,7 @@ use crate::format::open::{OpenRecord, SessionKeys, SourceRecord};
 use crate::format::record::{RecordKind, read_json};
 use crate::format::{FormatError, ObjectName};
 use crate::frames::FrameReader;
-use crate::region::{self, READ_DEADLINE, Region, within};
+use crate::region::{READ_DEADLINE, Region, within};
 use crate::repository::Repository;
 use crate::session::commit::{RegisterValue, read_register};
 
@@ -191,7 +191,7 @@ impl Repository {
         options: &CheckOptions,
     ) -> Result<(RegionReport, BTreeSet<String>), RepositoryError> {
         let mut report = RegionReport { region: region.name().to_owned(), ..RegionReport::default() };
-        let listed = async { region::list(region.ready().await?, "").await };
+        let listed = region.names("");
         let names: BTreeSet<String> = match listed.await {
             Ok(names) => names.into_iter().map(|(name, _)| name).collect(),
             Err(trouble) => {

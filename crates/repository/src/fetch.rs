@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::error::{Cause, RepositoryError, Trouble};
 use crate::format::pack::{Footer, TRAILER_LENGTH, Trailer};
 use crate::format::{FormatError, ObjectName};
-use crate::region::{self, READ_DEADLINE, Region, within};
+use crate::region::{READ_DEADLINE, Region, within};
 use crate::regions::Role;
 use crate::repository::Repository;
 
@@ -92,7 +92,7 @@ impl Repository {
             };
             match read.await {
                 Ok(value) => return Ok((value, region.name().to_owned())),
-                Err(trouble) => push_cause(&mut causes, region, &key, trouble),
+                Err(trouble) => push_cause(&mut causes, region, &key, region.doubted(trouble).await),
             }
         }
         Err(unread(key, causes))
@@ -109,7 +109,7 @@ impl Repository {
         for region in &order.0 {
             match self.footer_of(region, name, &key).await {
                 Ok((footer, _)) => return Ok((footer, region.name().to_owned())),
-                Err(trouble) => push_cause(&mut causes, region, &key, trouble),
+                Err(trouble) => push_cause(&mut causes, region, &key, region.doubted(trouble).await),
             }
         }
         Err(unread(key, causes))
@@ -141,10 +141,7 @@ impl Repository {
 
     /// The names below `prefix` in all regions. An error only when none answers.
     pub async fn names(&self, order: &ReadOrder, prefix: &str) -> Result<Names, RepositoryError> {
-        let lists = order.0.iter().map(|region| async move {
-            let listed = async { region::list(region.ready().await?, prefix).await };
-            (region, listed.await)
-        });
+        let lists = order.0.iter().map(|region| async move { (region, region.names(prefix).await) });
         let mut names = Names::default();
         for (region, listed) in futures::future::join_all(lists).await {
             match listed {

@@ -111,18 +111,31 @@ impl Region {
 
     /// The place, once it has proven that it is this region.
     pub async fn ready(&self) -> Result<&Storage, Trouble> {
-        let id = {
+        {
             let known = self.known();
             match &known.state {
                 RegionState::Ready => return Ok(&self.storage),
                 RegionState::Away(why) if known.asked.elapsed() < ASK_AGAIN => {
                     return Err(Trouble::Unusable(why.clone()));
                 }
-                RegionState::Away(_) => known.id,
+                RegionState::Away(_) => {}
             }
-        };
+        }
+        self.ask().await
+    }
+
+    /// The place, asked now whether it still is this region. A volume can go away under an open repository, and what is left
+    /// is an empty place.
+    pub(crate) async fn ask(&self) -> Result<&Storage, Trouble> {
+        let id = self.known().id;
         let answer = identify(&self.storage, self.repository, self.pinned).await;
         let mut known = self.known();
+        if let Err(trouble @ (Trouble::Silent | Trouble::Storage(_))) = &answer
+            && known.state == RegionState::Ready
+        {
+            // A call that failed says nothing about whose place it is; the next one may pass.
+            return Err(Trouble::Unusable(trouble.to_string()));
+        }
         known.asked = Instant::now();
         let answer = answer.map_err(|trouble| trouble.to_string()).and_then(|found| match id {
             Some(expected) if expected != found => Err(format!("another region ({found}) lies in its place")),
@@ -139,6 +152,23 @@ impl Region {
                 Err(Trouble::Unusable(why))
             }
         }
+    }
+
+    /// What became of a read: "there is no such object" counts only from a place that still is this region.
+    pub(crate) async fn doubted(&self, trouble: Trouble) -> Trouble {
+        if !trouble.is_not_found() {
+            return trouble;
+        }
+        self.ask().await.err().unwrap_or(trouble)
+    }
+
+    /// All names below `prefix`; an empty list counts only from a place that still is this region.
+    pub(crate) async fn names(&self, prefix: &str) -> Result<Vec<(String, u64)>, Trouble> {
+        let listed = list(self.ready().await?, prefix).await?;
+        if listed.is_empty() {
+            self.ask().await?;
+        }
+        Ok(listed)
     }
 
     pub(crate) fn cause(&self, trouble: Trouble) -> Cause {
@@ -195,7 +225,7 @@ pub(crate) async fn within<T>(
 }
 
 /// All names below `prefix` with their sizes. Each piece of the list must come within the deadline.
-pub(crate) async fn list(storage: &Storage, prefix: &str) -> Result<Vec<(String, u64)>, Trouble> {
+async fn list(storage: &Storage, prefix: &str) -> Result<Vec<(String, u64)>, Trouble> {
     let mut names = Vec::new();
     let mut listing = storage.list(prefix);
     while let Some(object) = within(READ_DEADLINE, listing.try_next()).await? {

@@ -403,8 +403,7 @@ impl Keyring {
 
 /// The one domain that a repository of this format version has.
 async fn read_domain(region: &Region, root: &Secret) -> Result<DomainRecord, Trouble> {
-    let storage = region.ready().await?;
-    let names = region::list(storage, "repo/domain/").await?;
+    let names = region.names("repo/domain/").await?;
     let mut names = names.iter().filter_map(|(name, _)| match ObjectName::parse(name) {
         Some(name @ ObjectName::Domain { .. }) => Some(name),
         _ => None,
@@ -415,7 +414,7 @@ async fn read_domain(region: &Region, root: &Secret) -> Result<DomainRecord, Tro
     if more.is_some() {
         return Err(Trouble::Format(newer()));
     }
-    let record = DomainRecord::decode(&region::get(storage, &name).await?, root)?;
+    let record = DomainRecord::decode(&region::get(region.place(), &name).await?, root)?;
     if name != (ObjectName::Domain { domain: record.domain.clone(), epoch: record.epoch }) {
         return Err(Trouble::Format(FormatError::damaged("domain record", "it lies under another name")));
     }

@@ -29,7 +29,11 @@ impl Repository {
         for region in order.regions() {
             let listed = async {
                 let storage = region.ready().await?;
-                within(READ_DEADLINE, storage.list_directories("meta/")).await
+                let names = within(READ_DEADLINE, storage.list_directories("meta/")).await?;
+                if names.is_empty() {
+                    region.ask().await?;
+                }
+                Ok(names)
             };
             match listed.await {
                 Ok(names) => sources.uids.extend(names.iter().filter_map(|name| name.parse::<SourceUid>().ok())),

@@ -83,7 +83,8 @@ impl Repository {
 
     async fn fence_in(&self, region: &Region, name: &ObjectName, bytes: Bytes) -> Result<Placed, Trouble> {
         let key = name.to_string();
-        let storage = region.ready().await?;
+        // A fence in an empty mount would stop nobody.
+        let storage = region.ask().await?;
         match within(READ_DEADLINE, storage.create(&key, Payload::from(bytes.clone()))).await {
             Ok(()) => Ok(Placed::Mine),
             Err(Trouble::Storage(error)) if error.kind == StorageErrorKind::AlreadyExists => {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use breakwater_repository::check::CheckOptions;
 use breakwater_repository::regions::{RegionSet, Role};
 use breakwater_repository::{
-    Access, CommitOutcome, CreateOptions, Place, RegionWriter, Repository, RepositoryError, Verdict,
+    Access, Cause, CommitOutcome, CreateOptions, FenceOutcome, Place, RegionWriter, Repository, RepositoryError,
+    Verdict,
 };
 use breakwater_storage::Storage;
 
-use crate::lab::{Lab, clock, entropy, intent, restore, some_files, write};
+use crate::lab::{Lab, SOURCE, clock, entropy, intent, restore, some_files, write};
 
 #[tokio::test]
 async fn directories_hold_a_repository_and_a_link_to_one_is_the_same_place() {
@@ -40,6 +41,29 @@ async fn directories_hold_a_repository_and_a_link_to_one_is_the_same_place() {
     let twice = vec![place("three"), place("four")];
     let error = Repository::create(twice, options, clock(), entropy()).await.unwrap_err();
     assert!(matches!(error, RepositoryError::SamePlace { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_unmounted_volume_is_silent_and_neither_empty_nor_fenced() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| Place::new(name, Role::Sync, Storage::file_system(&dir.path().join(name)).unwrap());
+    let options = CreateOptions { extent_size: 4096, pack_size: 1 << 20, ..CreateOptions::default() };
+    let created = Repository::create(vec![place("one"), place("two")], options, clock(), entropy()).await.unwrap();
+    let repository = &created.repository;
+    let writer = RegionWriter::new(RegionSet::new(repository.handles(), 1).unwrap(), Duration::from_secs(30));
+    let written = write(repository, &writer, intent(1, 1), &some_files(), &BTreeMap::new()).await;
+    assert!(writer.set().drained(Duration::from_secs(30)).await);
+    // The volume goes away under the open repository; an empty directory is left.
+    std::fs::rename(dir.path().join("two"), dir.path().join("elsewhere")).unwrap();
+    std::fs::create_dir(dir.path().join("two")).unwrap();
+    let order = repository.read_order();
+    let silent = |causes: &[Cause]| causes.iter().map(|cause| cause.region.clone()).collect::<Vec<_>>();
+    let names = repository.names(&order, "meta/none/").await.unwrap();
+    assert_eq!(silent(&names.silent), ["two"]);
+    assert_eq!(silent(&repository.snapshots(&order, None).await.unwrap().silent), ["two"]);
+    let outcome = repository.fence(&writer, SOURCE, (written.manifest.snapshot, written.session.id()), "gone").await;
+    assert!(matches!(outcome.unwrap(), FenceOutcome::Open(causes) if silent(&causes) == ["two"]));
+    assert_eq!(std::fs::read_dir(dir.path().join("two")).unwrap().count(), 0, "nothing is written there");
 }
 
 #[tokio::test]

@@ -3,12 +3,12 @@
 //! Invariant: a region whose id was seen once is known for ever, also when it is away at the next start, so that what it
 //! misses becomes its debt and is never taken for nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use breakwater_core::{Chain, Clock, Entropy, RegionId, RepositoryId};
+use breakwater_core::{Chain, Clock, Entropy, RegionId, RepositoryId, SourceUid};
 use breakwater_proto::v1;
 use breakwater_repository::format::ObjectName;
 use breakwater_repository::format::descriptor::RegionRecord;
@@ -36,6 +36,11 @@ const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// How often and how many times it is looked whether all regions were asked once.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const FIRST_LOOKS: u32 = 50;
+
+/// How often it is looked whether regions disagree about commit registers, and how often what could not be settled is tried
+/// again.
+const SETTLE_EVERY: Duration = Duration::from_secs(2);
+const SETTLE_AGAIN: Duration = Duration::from_secs(60);
 
 /// How long asking one region who it is may take.
 const IDENTIFY: Duration = Duration::from_secs(10);
@@ -117,7 +122,7 @@ impl Repositories {
         let set = region_set(&repository, spec, &self.inner.clock)?;
         let stale = CancellationToken::new();
         let open = Arc::new(OpenRepository { spec: spec.clone(), repository, set, stale });
-        self.inner.tasks.spawn("audit", audit(Arc::clone(&open), self.inner.tasks.token()));
+        self.inner.tasks.spawn("compare", compare(Arc::clone(&open), self.inner.tasks.token()));
         self.inner.tasks.spawn("regions", watch(Arc::clone(&open), self.clone(), self.inner.tasks.token()));
         *slot = Some(Arc::clone(&open));
         Ok(open)
@@ -253,39 +258,56 @@ async fn identify(name: &str, places: &[Place]) -> Result<RepositoryId, AgentErr
     )))
 }
 
-/// Finds what regions miss of what was written before this process began.
-async fn audit(open: Arc<OpenRepository>, stop: CancellationToken) {
-    let work = async {
-        let sources = match open.repository.sources(&open.repository.read_order()).await {
-            Ok(sources) => sources.uids.into_iter().collect::<Vec<_>>(),
-            Err(error) => {
-                tracing::warn!(repository = open.spec.name, error = %Chain(&error), "regions could not be compared");
-                return;
-            }
-        };
-        let report = open.set.audit(&sources).await;
-        for region in report.regions.iter().filter(|region| region.missing_objects > 0) {
-            tracing::info!(
-                repository = open.spec.name,
-                region = open.region_name(region.id),
-                objects = region.missing_objects,
-                bytes = region.missing_bytes,
-                "a region misses objects; they are copied over"
-            );
+/// Has the regions compared with each other until each one was, so that what they miss of what was written before this
+/// process began becomes their debt, and settles commit registers about which they turn out to disagree.
+async fn compare(open: Arc<OpenRepository>, stop: CancellationToken) {
+    open.set.keep_compared();
+    let mut every = tokio::time::interval(SETTLE_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut unsettled = BTreeSet::new();
+    let mut tried = Instant::now();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = open.stale.cancelled() => return,
+            _ = every.tick() => {}
         }
-        for conflict in &report.conflicts {
-            tracing::error!(
-                repository = open.spec.name,
-                object = conflict,
-                "regions hold different objects of one name"
-            );
+        let found = open.set.take_unsettled();
+        if found.is_empty() && (unsettled.is_empty() || tried.elapsed() < SETTLE_AGAIN) {
+            continue;
         }
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = open.stale.cancelled() => {}
-        () = work => {}
+        unsettled.extend(found);
+        tried = Instant::now();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = open.stale.cancelled() => return,
+            left = settle(&open, &unsettled) => unsettled = left,
+        }
     }
+}
+
+/// Settles the registers of `sources`. Answers the sources that are to be tried again.
+async fn settle(open: &OpenRepository, sources: &BTreeSet<SourceUid>) -> BTreeSet<SourceUid> {
+    let writer = open.writer();
+    let mut left = BTreeSet::new();
+    for source in sources {
+        match open.repository.settle_registers(&writer, *source).await {
+            Ok(settled) => {
+                if !settled.settled.is_empty() {
+                    let snapshots = settled.settled.len();
+                    tracing::info!(repository = open.spec.name, source.uid = %source, snapshots, "regions with a fence show the committed snapshot now");
+                }
+                if !settled.open.is_empty() || !settled.silent.is_empty() {
+                    left.insert(*source);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(repository = open.spec.name, source.uid = %source, error = %Chain(&error), "commit registers are not settled; tried again");
+                left.insert(*source);
+            }
+        }
+    }
+    left
 }
 
 /// Reports the health of the regions, and notices when one becomes known that was not.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use breakwater_core::{Chain, LogPosition, SourceUid};
-use breakwater_engine::Engine;
+use breakwater_engine::{Engine, RecoveryRange};
 use breakwater_proto::v1;
 use breakwater_repository::regions::RegionStatus;
 use breakwater_runtime::{RetryPolicy, TaskGroup};
@@ -26,7 +26,7 @@ use crate::repositories::OpenRepository;
 use crate::toolbox::Toolbox;
 use crate::wiring::{self, Wired};
 use receive::Receiver;
-use state::{StreamState, Word};
+use state::{RegionView, StreamState, Word};
 
 /// Waits between tries at a stream that ended.
 const RETRY: RetryPolicy = RetryPolicy::new(u32::MAX, Duration::from_secs(1), Duration::from_secs(30));
@@ -47,7 +47,7 @@ struct Inner {
     changes: watch::Sender<u64>,
 }
 
-/// Why the log did not become durable up to a position.
+/// Why the log of a range did not become durable.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NotDurable {
     /// The source is not looked after any more.
@@ -95,8 +95,8 @@ impl Sources {
         self.get(uid)
     }
 
-    /// Waits until enough regions hold the log of `uid` up to `position`, also when the source is taken up anew meanwhile.
-    pub async fn wait_durable(&self, uid: &str, position: LogPosition, patience: Duration) -> Result<(), NotDurable> {
+    /// Waits until enough regions hold the log of `uid` in all of `range`, also when the source is taken up anew meanwhile.
+    pub async fn wait_durable(&self, uid: &str, range: RecoveryRange, patience: Duration) -> Result<(), NotDurable> {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
@@ -104,7 +104,7 @@ impl Sources {
             let Some(source) = self.wait_for(uid, left.min(STOP_PATIENCE)).await else { return Err(NotDurable::Gone) };
             let mut watching = source.watch();
             tokio::select! {
-                durable = watching.wait_for(|state| state.is_durable(position)) => {
+                durable = watching.wait_for(|state| state.is_durable(range)) => {
                     if durable.is_ok() {
                         return Ok(());
                     }
@@ -217,9 +217,15 @@ impl Source {
     }
 
     /// The regions of the stream's repository as they are now.
-    pub(crate) fn region_statuses(&self) -> Vec<RegionStatus> {
-        let repository = self.repository.lock().unwrap_or_else(PoisonError::into_inner);
-        repository.as_ref().map(|open| open.set.statuses()).unwrap_or_default()
+    pub(crate) fn region_views(&self) -> Vec<RegionView> {
+        let open = self.repository.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(open) = open else { return Vec::new() };
+        let view = |status: RegionStatus| RegionView {
+            debt: open.set.owed_of(status.id, self.uid),
+            compared: open.set.is_compared(status.id, self.uid),
+            status,
+        };
+        open.set.statuses().into_iter().map(view).collect()
     }
 
     pub(crate) fn note_repository(&self, open: Arc<OpenRepository>) {

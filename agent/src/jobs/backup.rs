@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use breakwater_core::{ErrorClass, LogPosition, SessionId, SnapshotId, SourceUid};
-use breakwater_engine::BackupRequest;
+use breakwater_core::{ErrorClass, SessionId, SnapshotId, SourceUid};
+use breakwater_engine::{BackupRequest, RecoveryRange};
 use breakwater_pipeline::backup::{BackupJob, BackupOutcome, Commit, GateError, LogGate, run_backup};
 use breakwater_proto::v1;
 use breakwater_repository::format::manifest::{Manifest, ManifestSource, SnapshotSession};
@@ -143,28 +143,38 @@ async fn prove_log(tools: &Toolbox, source: &Source) -> Result<(), AgentError> {
     let log = source.engine().log_source().ok_or_else(|| AgentError::Defect("a stream without a log".to_owned()))?;
     let nudged = answered(LOG_PATIENCE, log.nudge()).await;
     let position = nudged.map_err(AgentError::engine(format!("writing a record into the log of source `{name}`")))?;
-    wait_durable(tools, source, position, LOG_PATIENCE).await.map_err(|error| AgentError::Unavailable(error.reason))
+    let here = RecoveryRange { start: position, end: position };
+    wait_durable(tools, source, here, LOG_PATIENCE).await.map_err(|error| AgentError::Unavailable(error.reason))
 }
 
-/// Waits until enough regions hold the log up to `position`.
+/// Waits until enough regions hold all of the log in `range`.
 pub(super) async fn wait_durable(
     tools: &Toolbox,
     source: &Source,
-    position: LogPosition,
+    range: RecoveryRange,
     patience: Duration,
 ) -> Result<(), GateError> {
     let name = &source.assigned.name;
-    match tools.sources.wait_durable(&source.assigned.uid, position, patience).await {
+    match tools.sources.wait_durable(&source.assigned.uid, range, patience).await {
         Ok(()) => Ok(()),
         Err(NotDurable::Gone) => Err(GateError {
             reason: format!("source `{name}` is not looked after any more"),
             class: ErrorClass::Refused,
         }),
         Err(NotDurable::TooLate(state)) => {
-            let durable = state.durable.map_or_else(|| "nothing".to_owned(), |durable| durable.to_string());
+            let from = state.proof.as_ref().and_then(|proof| proof.durable_from());
+            let durable = match (from, state.durable) {
+                (Some(from), Some(durable)) => format!("{from} to {durable}"),
+                _ => "nothing".to_owned(),
+            };
+            let needed = if range.start == range.end {
+                range.end.to_string()
+            } else {
+                format!("{} to {}", range.start, range.end)
+            };
             let why = state.failure.as_ref().map(|failure| format!(": {}", failure.message)).unwrap_or_default();
             let reason = format!(
-                "the log of source `{name}` does not arrive in the regions: {position} is needed, {durable} is durable \
+                "the log of source `{name}` does not arrive in the regions: {needed} is needed, {durable} is durable \
                  after {} s, the stream is {}{why} (hint: brctl lag)",
                 patience.as_secs(),
                 state.word.as_str()
@@ -176,7 +186,7 @@ pub(super) async fn wait_durable(
 
 fn gate(tools: &Arc<Toolbox>, source: &Arc<Source>) -> LogGate {
     let (tools, source) = (Arc::clone(tools), Arc::clone(source));
-    Box::new(move |position| Box::pin(async move { wait_durable(&tools, &source, position, GATE_PATIENCE).await }))
+    Box::new(move |range| Box::pin(async move { wait_durable(&tools, &source, range, GATE_PATIENCE).await }))
 }
 
 enum Begun {
@@ -220,15 +230,23 @@ async fn begin(
     // Only now: a fenced session is no longer found as unfinished, so what it left behind must be named in a session of
     // this attempt's own before, or it would be uploaded again should this attempt be cut off here.
     let reason = format!("attempt {} of job {} takes over", context.attempt, context.id);
-    for session in earlier {
-        let fenced = repository.fence(&writer, source.uid, (snapshot, session), &reason).await;
+    for earlier in earlier {
+        let fenced = repository.fence(&writer, source.uid, (snapshot, earlier), &reason).await;
         match fenced.map_err(doing("fencing an earlier attempt"))? {
-            FenceOutcome::Committed(manifest) => return Ok(Begun::AlreadyThere(manifest)),
+            FenceOutcome::Committed(manifest) => {
+                let reason = format!("session {earlier} has committed the snapshot");
+                let given_up = repository.fence(&writer, source.uid, (snapshot, session.id()), &reason).await;
+                if let Err(error) = given_up {
+                    // It holds nothing; the next backup finds it as unfinished.
+                    tracing::warn!(error = %breakwater_core::Chain(&error), "a session that is not needed stays open");
+                }
+                return Ok(Begun::AlreadyThere(manifest));
+            }
             FenceOutcome::Established => {}
             FenceOutcome::Open(causes) => {
                 let regions: Vec<&str> = causes.iter().map(|cause| cause.region.as_str()).collect();
                 // If it turns out to be committed there, both are the same snapshot and the lower attempt counts.
-                tracing::warn!(%session, ?regions, "an earlier attempt may still commit there");
+                tracing::warn!(session = %earlier, ?regions, "an earlier attempt may still commit there");
             }
         }
     }

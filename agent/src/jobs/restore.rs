@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use breakwater_core::{SourceUid, Timestamp};
+use breakwater_engine::RecoveryRange;
 use breakwater_pipeline::Progress;
 use breakwater_proto::v1;
 use tokio_util::sync::CancellationToken;
@@ -117,7 +118,8 @@ async fn store_fresh_log(tools: &Toolbox, source_uid: &str, point: &Point) -> Re
         }
         Err(_) => return Ok(()),
     };
-    if let Err(error) = wait_durable(tools, &source, position, FRESH_PATIENCE).await {
+    let here = RecoveryRange { start: position, end: position };
+    if let Err(error) = wait_durable(tools, &source, here, FRESH_PATIENCE).await {
         tracing::warn!(error = error.reason, "restoring what is stored");
         return Ok(());
     }

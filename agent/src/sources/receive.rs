@@ -249,8 +249,8 @@ impl Receiver {
     /// Measures the stream; true when its spool is full.
     fn measure(&self, writer: &StreamWriter) -> bool {
         let status = writer.status();
-        let now = self.tools.clock.now();
-        self.source.change(|state| state.measure(&status, now));
+        let (views, now) = (self.source.region_views(), self.tools.clock.now());
+        self.source.change(|state| state.measure(&status, &views, now));
         status.spool.is_some_and(|spool| spool.full)
     }
 

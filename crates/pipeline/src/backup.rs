@@ -28,8 +28,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use breakwater_core::{Chain, ErrorClass, LogPosition, SessionId, Timestamp};
-use breakwater_engine::{BackupEnd, BackupSession as EngineSession};
+use breakwater_core::{Chain, ErrorClass, SessionId, Timestamp};
+use breakwater_engine::{BackupEnd, BackupSession as EngineSession, RecoveryRange};
 use breakwater_repository::format::manifest::{self, Manifest, ManifestSource};
 use breakwater_repository::session::{CommitOutcome, RegionWriter};
 use breakwater_repository::{BackupSession, Class, FrameLocation, FrameReader, RepositoryError};
@@ -74,8 +74,8 @@ const COMMIT_TRIES: u32 = 5;
 /// Damaged pages that a manifest names.
 const DAMAGE_SHOWN: usize = 20;
 
-/// Answers once the log up to a position is durable in as many regions as the repository asks.
-pub type LogGate = Box<dyn FnOnce(LogPosition) -> BoxFuture<'static, Result<(), GateError>> + Send>;
+/// Answers once all of the log in a range is durable in as many regions as the repository asks.
+pub type LogGate = Box<dyn FnOnce(RecoveryRange) -> BoxFuture<'static, Result<(), GateError>> + Send>;
 
 /// Why the log that a backup needs did not become durable.
 #[derive(Debug, thiserror::Error)]
@@ -359,8 +359,8 @@ impl Read {
     /// Waits for the log, then commits.
     async fn commit(self) -> Result<BackupOutcome, PipelineError> {
         let Read { session, writer, log_gate, manifest, totals, damaged, damaged_count } = self;
-        if let (Some(end), Some(gate)) = (manifest.end, log_gate) {
-            gate(end).await.map_err(|source| PipelineError::LogNotDurable { position: end, source })?;
+        if let (Some(start), Some(end), Some(gate)) = (manifest.start, manifest.end, log_gate) {
+            gate(RecoveryRange { start, end }).await.map_err(|source| PipelineError::LogNotDurable { position: end, source })?;
         }
         let commit = match decide(&session, &writer, &manifest).await? {
             CommitOutcome::Committed { held, owed } => Commit::Committed { held, owed },

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use breakwater_core::{Attempt, JobId, LogPosition, SessionId, SnapshotId, SourceUid};
-use breakwater_engine::BackupSession as EngineSession;
+use breakwater_core::{Attempt, JobId, SessionId, SnapshotId, SourceUid};
+use breakwater_engine::{BackupSession as EngineSession, RecoveryRange};
 use breakwater_pipeline::backup::{BackupJob, BackupOutcome, LogGate, run_backup};
 use breakwater_pipeline::restore::{RestoreJob, RestoreReport, run_restore};
 use breakwater_pipeline::{PipelineError, Progress};
@@ -37,7 +37,7 @@ pub(crate) struct Lab {
     pub(crate) set: RegionSet,
     pub(crate) source: SourceUid,
     pub(crate) budget: ByteBudget,
-    gate_calls: Arc<Mutex<Vec<LogPosition>>>,
+    gate_calls: Arc<Mutex<Vec<RecoveryRange>>>,
 }
 
 impl Lab {
@@ -133,16 +133,16 @@ impl Lab {
 
     fn gate(&self) -> LogGate {
         let calls = Arc::clone(&self.gate_calls);
-        Box::new(move |position| {
+        Box::new(move |range| {
             Box::pin(async move {
-                calls.lock().unwrap().push(position);
+                calls.lock().unwrap().push(range);
                 Ok(())
             })
         })
     }
 
-    /// The positions that the log was asked for.
-    pub(crate) fn gate_calls(&self) -> Vec<LogPosition> {
+    /// The ranges that the log was asked for.
+    pub(crate) fn gate_calls(&self) -> Vec<RecoveryRange> {
         self.gate_calls.lock().unwrap().clone()
     }
 

@@ -86,7 +86,12 @@ async fn late_entries_stand_in_their_place_and_what_comes_last_is_whole() {
     let behaviour = Behaviour { late: late.clone(), needs_log: Some(end), ..Behaviour::default() };
     let outcome = lab.backup(FakeSession::behaving(&tree, behaviour)).await;
     assert_eq!(outcome.manifest.end, Some(end));
-    assert_eq!(lab.gate_calls(), [end]);
+    let start = outcome.manifest.start.unwrap();
+    assert_eq!(
+        lab.gate_calls(),
+        [breakwater_engine::RecoveryRange { start, end }],
+        "the whole range, not only its end"
+    );
     tree.0.extend(late.0);
     assert_eq!(lab.restore(&outcome.manifest).await.0, tree);
 }

@@ -11,8 +11,9 @@ use tracing::{Instrument, Span};
 
 use crate::{Backend, Listing, ObjectMeta, Payload, StorageError, StorageErrorKind};
 
-/// A backend whose operations are spans `storage.create`, `storage.get` and so on, at level info, with the fields `region`,
-/// `key` and `bytes`, and `error` with the kind of trouble.
+/// A backend whose operations are spans `storage.create`, `storage.get` and so on, with the fields `region`, `key` and
+/// `bytes`, and `error` with the kind of trouble. They are at level info within another span; what nobody's span asks for,
+/// such as probes and copies in the background, is at level debug, so that it does not flood a collector.
 #[derive(Clone, Debug)]
 pub struct Traced {
     inner: Arc<dyn Backend>,
@@ -26,10 +27,18 @@ impl Traced {
     }
 }
 
-// A macro, because the name of a span is part of a static.
+// A macro, because the name and the level of a span are part of a static.
 macro_rules! span {
     ($name:literal, $traced:expr, $key:expr) => {
-        tracing::info_span!(
+        if Span::current().is_none() {
+            span!(tracing::Level::DEBUG, $name, $traced, $key)
+        } else {
+            span!(tracing::Level::INFO, $name, $traced, $key)
+        }
+    };
+    ($level:expr, $name:literal, $traced:expr, $key:expr) => {
+        tracing::span!(
+            $level,
             $name,
             otel.kind = "client",
             region = &*$traced.region,
@@ -154,8 +163,8 @@ mod tests {
             .with_ansi(false)
             .with_span_events(FmtSpan::CLOSE)
             .finish();
-        async {
-            let storage = Storage::memory().traced("paris");
+        let storage = Storage::memory().traced("paris");
+        let work = async {
             storage.create("meta/a", Payload::from(vec![0; 42])).await.unwrap();
             storage.create("meta/a", Payload::from(vec![0; 42])).await.unwrap_err();
             storage.get("meta/a").await.unwrap();
@@ -166,6 +175,10 @@ mod tests {
             storage.list_directories("").await.unwrap();
             assert_eq!(storage.list("meta/").try_collect::<Vec<_>>().await.unwrap().len(), 1);
             storage.delete("meta/a").await.unwrap();
+        };
+        async {
+            storage.head("background").await.unwrap_err();
+            work.instrument(tracing::info_span!("work")).await;
         }
         .with_subscriber(subscriber)
         .await;

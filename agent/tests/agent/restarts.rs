@@ -4,6 +4,7 @@
 
 use breakwater_agent::session::LinkState;
 use breakwater_proto::v1;
+use breakwater_proto::v1::restore_point::Point;
 use breakwater_testkit::wait::until_true;
 
 use crate::lab::{Lab, PATIENCE, summary};
@@ -90,4 +91,56 @@ async fn sources_are_looked_after_without_a_controller() {
     lab.start_controller().await;
     lab.wait_connected().await;
     lab.backup().await;
+}
+
+/// The names of the objects in a region, its own record aside.
+fn objects(region: &std::path::Path) -> std::collections::BTreeSet<std::path::PathBuf> {
+    let mut found = std::collections::BTreeSet::new();
+    let mut directories = ["meta", "data"].map(|top| region.join(top)).to_vec();
+    while let Some(directory) = directories.pop() {
+        let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if path.is_dir() {
+                directories.push(path);
+            } else {
+                found.insert(path.strip_prefix(region).unwrap().to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_was_away_over_a_restart_gets_what_it_missed() {
+    let mut lab = Lab::new().await;
+    let file = lab.path("app.db");
+    let database = make_database(&file, 1000);
+    lab.declare(&format!("sqlite: {{path: {}}}", file.display())).await;
+    lab.backup().await;
+    std::fs::rename(lab.path("west"), lab.path("west-away")).unwrap();
+    crate::sqlite::insert(&database, 1000);
+    lab.backup().await;
+    // The debt dies with the process that knew it.
+    lab.stop_agent().await;
+    lab.start_agent().await;
+    lab.wait_connected().await;
+    crate::sqlite::insert(&database, 1000);
+    lab.backup().await;
+    std::fs::rename(lab.path("west-away"), lab.path("west")).unwrap();
+    until_true("west holds what east holds", PATIENCE, async || {
+        objects(&lab.path("west")) == objects(&lab.path("east"))
+    })
+    .await;
+    let target = lab.path("restored");
+    let restore = v1::RestoreSpec {
+        point: Some(v1::RestorePoint { point: Some(Point::Latest(true)) }),
+        target: target.display().to_string(),
+        recover: true,
+        region: "west".to_owned(),
+        ..Default::default()
+    };
+    let request = v1::RunRestoreRequest { source: "app".to_owned(), restore: Some(restore), ..Default::default() };
+    let job = lab.desk().await.run_restore(request).await.unwrap().into_inner().jobs.remove(0);
+    lab.succeeded(&job.id).await;
+    assert_eq!(crate::sqlite::count(&target.join("app.db")), 3000);
 }

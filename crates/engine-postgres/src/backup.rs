@@ -17,12 +17,13 @@ use breakwater_engine::{
     RecoveryRange,
 };
 use bytes::Bytes;
+use tokio_postgres::types::ToSql;
 
 use crate::config_files;
 use crate::connection::SqlClient;
 use crate::control::{CONTROL_PATH, ControlFile, read_control_file};
 use crate::facts::Facts;
-use crate::failure::{blocking, internal, of_sql};
+use crate::failure::{blocking, in_time, internal, of_sql};
 use crate::layout::checksummed_segment;
 use crate::reader::{FileReader, MemoryReader, PageRules};
 use crate::server::{Server, ask_clock, connect, own_control_file, parse_lsn};
@@ -32,26 +33,34 @@ use crate::walk::{Found, FoundKind, Walk, tablespace_refused};
 /// How long the control file may lag behind the checkpoint that the start of the backup waited for.
 const CONTROL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the work of a hurried checkpoint may take, and the switch of the log's segment at the end.
+const CHECKPOINT: Duration = Duration::from_secs(10 * 60);
+
 /// Starts a backup.
 pub(crate) async fn begin(
     settings: &PostgresSettings,
     request: BackupRequest,
 ) -> Result<Box<dyn BackupSession>, EngineError> {
-    let (client, server) = connect(&settings.connection).await?;
-    check(&server, settings, &request)?;
-    refuse_tablespaces(&client).await?;
+    let asking = async {
+        let (client, server) = connect(&settings.connection).await?;
+        check(&server, settings, &request)?;
+        refuse_tablespaces(&client).await?;
+        Ok((client, server))
+    };
+    let (client, server) = in_time(settings.answer_timeout, "the server does not answer", asking).await?;
     let directory = server.data_directory(settings.data_directory.as_deref())?;
     own_control_file(&directory, &server).await?;
 
     let start = start_backup(&client, &server, &request).await?;
     let control = checkpointed_control(&directory, &server, start).await?;
     let client = Arc::new(client);
+    let answer_timeout = settings.answer_timeout;
     let page_size = usize::try_from(control.page_size).map_err(|_| internal("a page does not fit into memory"))?;
     let pages = (control.checksum_version == 1)
         .then(|| Arc::new(PageRules::new(page_size, control.segment_pages, start, &client)));
     let (root, major) = (directory.clone(), server.major());
     let walk = blocking(move || Walk::new(&root, major)).await?;
-    Ok(Box::new(PostgresSession { client, server, directory, control, start, pages, walk: Some(walk) }))
+    Ok(Box::new(PostgresSession { client, server, directory, control, start, pages, walk: Some(walk), answer_timeout }))
 }
 
 fn check(server: &Server, settings: &PostgresSettings, request: &BackupRequest) -> Result<(), EngineError> {
@@ -120,8 +129,18 @@ async fn start_backup(client: &SqlClient, server: &Server, request: &BackupReque
     };
     // The server refuses labels that are longer, and line ends would break its label file.
     let label: String = format!("breakwater {}", request.label).chars().filter(|c| !c.is_control()).take(200).collect();
-    let row = client.query_one(statement, &[&label, &request.fast]).await.map_err(|error| of_sql(what, error))?;
+    let parameters: [&(dyn ToSql + Sync); 2] = [&label, &request.fast];
+    let starting = async { client.query_one(statement, &parameters).await.map_err(|error| of_sql(what, error)) };
+    let late = "the server does not come to the checkpoint with which a backup starts";
+    let row = in_time(checkpoint_patience(server, request.fast), late, starting).await?;
     parse_lsn(what, row.get(0))
+}
+
+/// How long the checkpoint that starts a backup may take: one that is not hurried is spread over `checkpoint_timeout`, after
+/// another that may have begun just before.
+fn checkpoint_patience(server: &Server, fast: bool) -> Duration {
+    let spread = server.setting("checkpoint_timeout").and_then(|text| text.parse().ok()).unwrap_or(24 * 3600);
+    if fast { CHECKPOINT } else { CHECKPOINT + Duration::from_secs(spread) * 2 }
 }
 
 /// The control file once it shows the checkpoint that the backup started with. When it never does, the directory is not
@@ -162,6 +181,7 @@ struct PostgresSession {
     pages: Option<Arc<PageRules>>,
     /// Missing while a call is in progress, and after one that was given up.
     walk: Option<Walk>,
+    answer_timeout: Duration,
 }
 
 impl PostgresSession {
@@ -243,12 +263,17 @@ impl BackupSession for PostgresSession {
         if control.system_id != self.control.system_id || control.timeline != self.control.timeline {
             return Err(EngineError::new(EngineErrorKind::Conflict, "the cluster was replaced during the backup"));
         }
-        let config_files = config_files::outside(&self.client, &self.directory).await?;
-        let superuser = superuser(&self.client).await?;
-        let (end, label) = stop_backup(&self.client, self.server.major()).await?;
+        let asking = async {
+            let config_files = config_files::outside(&self.client, &self.directory).await?;
+            Ok((config_files, superuser(&self.client).await?))
+        };
+        let (config_files, superuser) = in_time(self.answer_timeout, "the server does not answer", asking).await?;
+        let stopping = stop_backup(&self.client, self.server.major());
+        let (end, label) = in_time(CHECKPOINT, "the server does not stop the backup", stopping).await?;
         // The clock last: a commit takes its time before its record is written, so no transaction that replay to the end
         // shows can be later, and a restore to this moment or any after it stops behind the end and not before it.
-        let consistent_at = ask_clock(&self.client).await?;
+        let asking = ask_clock(&self.client);
+        let consistent_at = in_time(self.answer_timeout, "the server does not answer", asking).await?;
         check_label(&label, self.start, control.timeline.0)?;
 
         let mut warnings = self.walk.map(|walk| walk.notes).unwrap_or_default();

@@ -7,7 +7,7 @@ use breakwater_core::{LogPosition, Lsn, TimelineId};
 use breakwater_engine::{EngineError, EngineErrorKind, LogFacts, LogSource, LogStart, LogStream};
 
 use crate::connection::SqlClient;
-use crate::failure::{internal, kind_of, of_sql, of_walsender};
+use crate::failure::{in_time, internal, kind_of, of_sql, of_walsender};
 use crate::log_stream::PostgresLogStream;
 use crate::server::{Server, connect, parse_lsn};
 use crate::settings::PostgresSettings;
@@ -41,6 +41,11 @@ impl PostgresLog {
         PostgresLog { settings }
     }
 
+    /// Bounds questions to the server.
+    async fn asking<T>(&self, work: impl Future<Output = Result<T, EngineError>>) -> Result<T, EngineError> {
+        in_time(self.settings.answer_timeout, "the server does not answer what the stream of the log asks", work).await
+    }
+
     async fn connect(&self) -> Result<Open, EngineError> {
         let (client, server) = connect(&self.settings.connection).await?;
         if let Some(expected) = self.settings.expected_system_id.filter(|expected| *expected != server.system_id) {
@@ -65,10 +70,20 @@ impl PostgresLog {
         Ok(Open { client, server, walsender, identity })
     }
 
-    async fn try_open(&self, start: LogStart) -> Result<Box<dyn LogStream>, EngineError> {
+    /// Both connections and the slot.
+    async fn prepare(&self) -> Result<(Open, Slot), EngineError> {
         let mut open = self.connect().await?;
         let slot = slot::ensure(&open.client, &open.server, &mut open.walsender, &self.settings).await?;
-        let history = history(&mut open.walsender, open.identity.timeline).await?;
+        Ok((open, slot))
+    }
+
+    async fn try_open(&self, start: LogStart) -> Result<Box<dyn LogStream>, EngineError> {
+        let preparing = async {
+            let (mut open, slot) = self.prepare().await?;
+            let history = history(&mut open.walsender, open.identity.timeline).await?;
+            Ok((open, slot, history))
+        };
+        let (open, slot, history) = self.asking(preparing).await?;
         let size = open.server.segment_size;
         let start = match start {
             LogStart::Oldest => {
@@ -91,8 +106,7 @@ impl PostgresLog {
 #[async_trait::async_trait]
 impl LogSource for PostgresLog {
     async fn facts(&self) -> Result<LogFacts, EngineError> {
-        let mut open = self.connect().await?;
-        let slot = slot::ensure(&open.client, &open.server, &mut open.walsender, &self.settings).await?;
+        let (open, slot) = self.asking(self.prepare()).await?;
         Ok(LogFacts {
             identity: open.server.system_id.to_string(),
             segment_size: open.server.segment_size.bytes(),
@@ -113,6 +127,16 @@ impl LogSource for PostgresLog {
     }
 
     async fn nudge(&self) -> Result<LogPosition, EngineError> {
+        self.asking(self.write_a_record()).await
+    }
+
+    async fn forget(&self) -> Result<(), EngineError> {
+        self.asking(self.drop_slot()).await
+    }
+}
+
+impl PostgresLog {
+    async fn write_a_record(&self) -> Result<LogPosition, EngineError> {
         let what = "cannot write a record into the log";
         let (client, _) = connect(&self.settings.connection).await?;
         // A committed transaction of one message: every role may write it, no table sees it, and its commit is flushed.
@@ -138,7 +162,7 @@ impl LogSource for PostgresLog {
         }
     }
 
-    async fn forget(&self) -> Result<(), EngineError> {
+    async fn drop_slot(&self) -> Result<(), EngineError> {
         let mut open = self.connect().await?;
         let name = &self.settings.slot;
         match Slot::look_up(&open.client, name).await? {

@@ -1,26 +1,27 @@
 //! What a server is, and what stands in the way of protecting it, with the exact lines that mend it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use breakwater_engine::{Capabilities, EngineError, EngineErrorKind, Finding, Probe, Severity};
 
 use crate::connection::SqlClient;
 use crate::control::ControlFile;
-use crate::failure::{blocking, of_file, of_sql};
+use crate::failure::{blocking, in_time, of_file, of_sql};
 use crate::server::{NEWEST, OLDEST, Server, connect, own_control_file};
 use crate::settings::{PostgresSettings, Protect};
 use crate::walk::{FoundKind, Walk};
 use crate::walsender::{WalSender, WalSenderError};
 
+/// How long measuring the files may take: as long as a slow disk needs to list some million of them.
+const FILES: Duration = Duration::from_secs(10 * 60);
+
 /// Looks at the server and its files without changing either.
 pub(crate) async fn probe(settings: &PostgresSettings) -> Result<Probe, EngineError> {
-    let (client, server) = connect(&settings.connection).await?;
     let mut findings = Vec::new();
-    cluster_findings(&server, settings, &mut findings);
-    let tablespaces = tablespace_findings(&client, &mut findings).await?;
-    let rights = role_findings(&client, &server, settings, &mut findings).await?;
-    slot_findings(&client, &server, settings, &mut findings).await?;
-    replication_findings(settings, &server, rights, &mut findings).await?;
+    let asking = ask(settings, &mut findings);
+    let (server, rights, tablespaces) =
+        in_time(settings.answer_timeout, "the server does not answer what a probe asks", asking).await?;
 
     let mut size_bytes = 0;
     let mut page_size = server.setting("block_size").and_then(|text| text.parse().ok()).unwrap_or(8192);
@@ -34,7 +35,8 @@ pub(crate) async fn probe(settings: &PostgresSettings) -> Result<Probe, EngineEr
         }
     };
     if let Some(directory) = &directory {
-        match look_at_files(directory, &server, tablespaces).await {
+        let looking = look_at_files(directory, &server, tablespaces);
+        match in_time(FILES, "the disk of the data directory does not answer", looking).await {
             Ok((control, bytes)) => {
                 page_size = control.page_size;
                 size_bytes = bytes;
@@ -60,6 +62,17 @@ pub(crate) async fn probe(settings: &PostgresSettings) -> Result<Probe, EngineEr
         capabilities: Capabilities { stream: true, parallel: true, page_size, needs_recovery: true },
         findings,
     })
+}
+
+/// What the server itself can say; also whether there are tablespaces.
+async fn ask(settings: &PostgresSettings, findings: &mut Vec<Finding>) -> Result<(Server, Rights, bool), EngineError> {
+    let (client, server) = connect(&settings.connection).await?;
+    cluster_findings(&server, settings, findings);
+    let tablespaces = tablespace_findings(&client, findings).await?;
+    let rights = role_findings(&client, &server, settings, findings).await?;
+    slot_findings(&client, &server, settings, findings).await?;
+    replication_findings(settings, &server, rights, findings).await?;
+    Ok((server, rights, tablespaces))
 }
 
 fn finding(severity: Severity, what: impl Into<String>, next_step: impl Into<String>, lines: &[&str]) -> Finding {

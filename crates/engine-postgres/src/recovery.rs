@@ -21,7 +21,7 @@ use crate::conf;
 use crate::connection::{ConnectionSettings, SqlClient};
 use crate::control::{ClusterState, read_control_file};
 use crate::facts::Facts;
-use crate::failure::{blocking, internal, of_connection, of_sql};
+use crate::failure::{blocking, in_time, internal, of_connection, of_sql};
 use crate::fetch::FetchServer;
 use crate::postmaster::Postmaster;
 use crate::server::parse_lsn;
@@ -72,12 +72,13 @@ pub(crate) async fn recover(
     )?;
     let connection = private_connection(private.path(), &facts.superuser, "template1")?;
     let client = wait_for_end(&mut postmaster, &server, &connection, &request, quiet).await?;
-    let mut outcome = look(&client, &postmaster, &request, checks).await?;
+    let late = "the restored server does not answer";
+    let mut outcome = in_time(quiet, late, look(&client, &postmaster, &request, checks)).await?;
     drop(client);
     if let Some(reached) = outcome.reached {
         log_end::check(&request, &facts, reached.lsn(), private.path()).await?;
     }
-    check_databases(private.path(), &facts, &connection, &mut outcome.checks).await?;
+    check_databases(private.path(), &facts, &connection, quiet, &mut outcome.checks).await?;
     postmaster.stop(quiet).await?;
     let target = request.target.clone();
     blocking(move || check_stopped(&target)).await?;
@@ -358,22 +359,21 @@ async fn check_databases(
     private: &Path,
     facts: &Facts,
     connection: &ConnectionSettings,
+    quiet: Duration,
     checks: &mut Vec<String>,
 ) -> Result<(), EngineError> {
+    let late = "the restored server does not answer";
     let client = connection.connect_sql().await.map_err(of_connection)?;
     let what = "cannot list the restored databases";
-    let rows = client
-        .query("SELECT datname::text FROM pg_database WHERE datallowconn ORDER BY 1", &[])
-        .await
-        .map_err(|error| of_sql(what, error))?;
+    let listing = client.query("SELECT datname::text FROM pg_database WHERE datallowconn ORDER BY 1", &[]);
+    let rows = in_time(quiet, late, async { listing.await.map_err(|error| of_sql(what, error)) }).await?;
     drop(client);
     let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     for name in &names {
         let client = private_connection(private, &facts.superuser, name)?.connect_sql().await.map_err(of_connection)?;
-        client
-            .query_one("SELECT count(*) FROM pg_class", &[])
-            .await
-            .map_err(|error| of_sql(&format!("the restored database {name} does not answer"), error))?;
+        let what = format!("the restored database {name} does not answer");
+        let counting = client.query_one("SELECT count(*) FROM pg_class", &[]);
+        in_time(quiet, &what, async { counting.await.map_err(|error| of_sql(&what, error)) }).await?;
     }
     checks.push(format!("every database answers: {}", names.join(", ")));
     Ok(())

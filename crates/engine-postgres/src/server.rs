@@ -16,8 +16,9 @@ pub(crate) const OLDEST: u32 = 13;
 pub(crate) const NEWEST: u32 = 18;
 
 /// Settings that decide how a cluster is backed up, or that a restored server needs.
-const SETTINGS: [&str; 25] = [
+const SETTINGS: [&str; 26] = [
     "block_size",
+    "checkpoint_timeout",
     "config_file",
     "data_checksums",
     "data_directory",

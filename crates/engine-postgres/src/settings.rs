@@ -1,6 +1,7 @@
 //! What a person says about a PostgreSQL source.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use breakwater_core::Name;
 use breakwater_engine::{EngineError, EngineErrorKind};
@@ -34,6 +35,8 @@ pub struct PostgresSettings {
     pub allow_unbounded_slot: bool,
     /// The system identifier that this source had before; another one is refused.
     pub expected_system_id: Option<u64>,
+    /// How long the server may take to answer a few questions; what is known to take long has limits of its own.
+    pub answer_timeout: Duration,
 }
 
 impl PostgresSettings {
@@ -51,6 +54,7 @@ impl PostgresSettings {
             protect: Protect::default(),
             allow_unbounded_slot: false,
             expected_system_id: None,
+            answer_timeout: Duration::from_secs(30),
         })
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use breakwater_agent::identity::Identity;
 use breakwater_agent::identity::enrol::{EnrolRequest, enrol};
 use breakwater_agent::{Agent, AgentConfig};
-use breakwater_controller::ControllerConfig;
+use breakwater_controller::{ControllerConfig, StartError};
 use breakwater_core::ErrorClass;
 use breakwater_proto::v1;
 
@@ -61,9 +61,13 @@ impl Local {
             .await
             .map_err(|error| Failure::from(error).doing(format!("cannot start in {}", directory.display())))?;
         let controller = breakwater_controller::start(config, store).await.map_err(|error| {
-            Failure::from(error).hint(
-                "is another one running in this directory or on this address? --listen 127.0.0.1:0 takes a free port",
-            )
+            if let StartError::Listen { address, source } = &error
+                && source.kind() == std::io::ErrorKind::AddrInUse
+            {
+                return Failure::new(ErrorClass::Conflict, format!("something else serves on {address} already"))
+                    .hint("--listen 127.0.0.1:0 takes a free port");
+            }
+            Failure::from(error).doing(format!("cannot start in {}", directory.display()))
         })?;
         match Self::finish(&directory, &controller, regions).await {
             Ok((agent, client)) => Ok(Local { directory, controller, agent, client }),

@@ -124,7 +124,7 @@ async fn follow(client: &Client, output: &Output, bars: &Bars, mut job: v1::Job)
             },
         };
         // A controller that is starting or stopping cuts streams in several ways; only clear words end the wait.
-        let lost = error.is_transient() || error.code() == ErrorClass::Internal.exit_code() || is_cut(&error);
+        let lost = error.is_transient() || is_cut(&error);
         if !lost {
             return Err(error.doing(format!("following {} {}", job.kind().word(), job.id)));
         }

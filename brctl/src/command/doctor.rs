@@ -129,7 +129,10 @@ fn agents(report: &mut Report, status: &v1::StatusResponse) {
                 }
                 _ => report.ok(&check, format!("connected, {}", agent.version)),
             },
-            "locked" => report.warning(&check, "locked", "brctl agent unlock NAME, once it may come back"),
+            "locked" => {
+                let hint = format!("brctl agent unlock {}, once it may come back", agent.name);
+                report.warning(&check, "locked", &hint);
+            }
             other => {
                 let failure = Failure::new(ErrorClass::Unavailable, format!("it is {other}"));
                 report.failed(&check, &failure.hint("is breakwater-agent running on its host?"));

@@ -11,6 +11,7 @@ use breakwater_runtime::{SystemClock, SystemEntropy};
 use breakwater_storage::Storage;
 use serde_json::{Value, json};
 
+use crate::args::Format;
 use crate::args::repository::{CheckArgs, CreateArgs, RepositoryCommand};
 use crate::command::{Desk, Ended, Ending, get, job};
 use crate::failure::Failure;
@@ -101,7 +102,12 @@ async fn create(desk: &Desk, args: CreateArgs) -> Ended {
         "recovery_key": shown(&args.recovery_key_out),
         "object": object,
     });
-    desk.output.item(&value, &id, || yaml(&object))?;
+    if desk.output.format() == Format::Yaml {
+        // What can be applied, as with `get`.
+        desk.output.text(&yaml(&object))?;
+    } else {
+        desk.output.item(&value, &id, || yaml(&object))?;
+    }
     desk.output.note(format!("repository {id} is made; the recovery key has opened it once"));
     desk.output.note(format!(
         "keep {} apart from this machine and from the repository: without it or {} no backup can be opened",

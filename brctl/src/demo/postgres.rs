@@ -130,7 +130,9 @@ async fn regions(story: &mut Story, client: &Client) -> Result<(), Failure> {
         })
         .await?;
     story.show_lag().await?;
-    story.narrator.proven(format!("with `{east}` away the log is in `{west}`, and the lag says what `{east}` misses"));
+    story.narrator.proven(format!(
+        "with `{east}` away the log is in `{west}`, and the lag shows that `{east}` is not up to date"
+    ));
     story.narrator.step(&format!("Region `{east}` is back; what it missed is copied from `{west}`"));
     story.give_back(east)?;
     story.wait_recoverable(east, moment).await?;

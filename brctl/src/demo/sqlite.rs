@@ -85,9 +85,9 @@ pub(super) async fn tell(story: &mut Story) -> Result<(), Failure> {
     story.backup().await?;
     story.wait_lag("region `east` being missed", |rows| state(rows, east) != "ok" && state(rows, west) == "ok").await?;
     story.show_lag().await?;
-    story
-        .narrator
-        .proven(format!("with `{east}` away the backup is in `{west}`, and the lag says what `{east}` misses"));
+    story.narrator.proven(format!(
+        "with `{east}` away the backup is in `{west}`, and the lag shows that `{east}` is not up to date"
+    ));
     story.narrator.step(&format!("Region `{east}` is back; what it missed is copied from `{west}`"));
     story.give_back(east)?;
     story.wait_whole().await?;

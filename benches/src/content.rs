@@ -81,7 +81,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -92,7 +92,7 @@ impl Random {
 /// Fills `buffer` with bytes that no compressor shortens.
 pub fn fill_random(random: &mut Random, buffer: &mut [u8]) {
     for part in buffer.chunks_mut(8) {
-        let bytes = random.next().to_le_bytes();
+        let bytes = random.draw().to_le_bytes();
         part.copy_from_slice(&bytes[..part.len()]);
     }
 }
@@ -111,14 +111,14 @@ pub fn fill_pages(random: &mut Random, first_row: &mut u64, buffer: &mut [u8]) {
             }
             upper -= length;
             page[upper..upper + row.len()].copy_from_slice(&row);
-            let line = ((row.len() as u32) << 17) | (1 << 15) | u32::try_from(upper).unwrap_or(0);
+            let line = (u32::try_from(row.len()).unwrap_or(0) << 17) | (1 << 15) | u32::try_from(upper).unwrap_or(0);
             page[lower..lower + 4].copy_from_slice(&line.to_le_bytes());
             lower += 4;
             pointer += 1;
             *first_row += 1;
         }
         page[..8].copy_from_slice(&(*first_row * 977).to_le_bytes());
-        page[8..10].copy_from_slice(&random.next().to_le_bytes()[..2]);
+        page[8..10].copy_from_slice(&random.draw().to_le_bytes()[..2]);
         page[12..14].copy_from_slice(&u16::try_from(lower).unwrap_or(0).to_le_bytes());
         page[14..16].copy_from_slice(&u16::try_from(upper).unwrap_or(0).to_le_bytes());
         page[16..20].copy_from_slice(&[0, 32, 4, 32]);
@@ -134,14 +134,14 @@ fn row(random: &mut Random, number: u64, pointer: u16) -> Vec<u8> {
     row.extend_from_slice(&(pointer + 1).to_le_bytes());
     row.extend_from_slice(&[6, 0, 2, 9, 24, 0]);
     row.extend_from_slice(&number.to_le_bytes());
-    row.extend_from_slice(&(800_000_000_000_000 + number * 13_000 + random.next() % 9_000).to_le_bytes());
-    row.extend_from_slice(&(random.next() % 1_000_000).to_le_bytes());
-    for _ in 0..6 + random.next() % 5 {
-        let word = WORDS[usize::try_from(random.next() % 64).unwrap_or(0)];
+    row.extend_from_slice(&(800_000_000_000_000 + number * 13_000 + random.draw() % 9_000).to_le_bytes());
+    row.extend_from_slice(&(random.draw() % 1_000_000).to_le_bytes());
+    for _ in 0..6 + random.draw() % 5 {
+        let word = WORDS[usize::try_from(random.draw() % 64).unwrap_or(0)];
         row.extend_from_slice(word.as_bytes());
         row.push(b' ');
     }
-    row.extend_from_slice(&random.next().to_le_bytes());
+    row.extend_from_slice(&random.draw().to_le_bytes());
     row
 }
 

@@ -38,6 +38,18 @@ struct Arguments {
     /// Only this kind of content: pages or random.
     #[arg(long)]
     only: Option<String>,
+    /// For a profiler: one step again and again, and no comparison.
+    #[arg(long)]
+    step: Option<Step>,
+}
+
+/// One side of one comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Step {
+    BareStore,
+    Backup,
+    BareBack,
+    Restore,
 }
 
 /// What is measured of one kind of content.
@@ -70,12 +82,19 @@ fn main() -> Result<()> {
         }
         let input = place.path().join(format!("{kind}-input"));
         let inputs = make_input(kind, &input, files)?;
+        if let Some(step) = arguments.step {
+            repeat(step, &runtime, place.path(), &input, &inputs, rounds)?;
+            continue;
+        }
         let mut costs = Costs { bytes: (files * FILE) as u64, ..Costs::default() };
         for _ in 0..rounds {
             peak = peak.max(one_round(&runtime, place.path(), &input, &inputs, threads, &mut costs)?);
         }
         report(kind, &costs, &mut ratios, &mut figures);
         std::fs::remove_dir_all(&input)?;
+    }
+    if arguments.step.is_some() {
+        return Ok(());
     }
     #[expect(clippy::cast_precision_loss, reason = "a figure")]
     let peak = peak as f64 / f64::from(1 << 20);
@@ -147,6 +166,38 @@ fn one_round(
     drop(ours);
     std::fs::remove_dir_all(&region)?;
     Ok(peak.max(restoring))
+}
+
+/// Runs one step `rounds` times; what it needs beforehand is made once.
+fn repeat(
+    step: Step,
+    runtime: &tokio::runtime::Runtime,
+    place: &Path,
+    input: &Path,
+    inputs: &[PathBuf],
+    rounds: usize,
+) -> Result<()> {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let fresh = |name: String| -> Result<PathBuf> {
+        let path = place.join(name);
+        std::fs::create_dir(&path)?;
+        Ok(path)
+    };
+    let ours = runtime.block_on(Ours::create(&place.join("region")))?;
+    let first = runtime.block_on(ours.backup(input, None, threads))?.manifest;
+    let bare_output = fresh("stored".to_owned())?;
+    let stored = bare::store(inputs, &bare_output, threads)?;
+    for round in 0..rounds {
+        let (result, cost) = measure(|| match step {
+            Step::BareStore => bare::store(inputs, &fresh(format!("bare-{round}"))?, threads).map(drop),
+            Step::Backup => runtime.block_on(ours.backup(input, None, threads)).map(drop),
+            Step::BareBack => bare::bring_back(&stored, inputs.len(), &fresh(format!("back-{round}"))?, threads),
+            Step::Restore => runtime.block_on(ours.restore(&first, &place.join(format!("target-{round}")))),
+        });
+        result?;
+        eprintln!("{step:?}: {:.2} s wall, {:.2} s cpu", cost.wall.as_secs_f64(), cost.cpu.as_secs_f64());
+    }
+    Ok(())
 }
 
 fn timed(work: impl FnOnce() -> Result<()>) -> Result<Cost> {

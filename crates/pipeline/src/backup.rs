@@ -14,6 +14,7 @@ mod compress;
 mod ending;
 mod known;
 mod listing;
+mod needs;
 mod packer;
 mod round;
 mod sequence;
@@ -42,6 +43,7 @@ use tracing::Instrument;
 use assemble::{Assembler, Figures};
 use base::Base;
 use known::Known;
+use needs::Needs;
 use packer::Packer;
 use round::{first_reason, round};
 use spool::{Spool, Spooled};
@@ -55,15 +57,6 @@ use crate::rate::RateLimit;
 use crate::room::Room;
 
 pub use assemble::DamagedPage;
-
-/// What a pack takes beyond the size it is cut at: header, footer, and the ropes' own bookkeeping.
-const PACK_EXTRA: u64 = 1 << 20;
-
-/// What a compressor keeps for itself.
-const COMPRESSOR: u64 = 2 << 20;
-
-/// Room for the tree while it is written.
-const TREE_ROOM: u64 = 6 << 20;
 
 /// How long a stopped backup tries to give its session up; the next attempt does it otherwise.
 const FENCE_PATIENCE: Duration = Duration::from_secs(5);
@@ -220,27 +213,20 @@ async fn read(
     let descriptor = repository.descriptor();
     let (extent_size, pack_size) = (descriptor.extent_size, descriptor.pack_size);
     let threads = if threads == 0 { std::thread::available_parallelism().map_or(2, usize::from) } else { threads };
-
-    // Everything that this run must have is taken at once, so that two runs never wait for each other's rest.
-    let per_thread = 4 * u64::from(extent_size) + COMPRESSOR;
-    let fixed = threads as u64 * per_thread + TREE_ROOM;
-    let pack_room = u64::from(pack_size) + PACK_EXTRA;
-    let all = fixed + STRUCTURE_ROOM + pack_room;
-    if all > budget.capacity() {
-        return Err(PipelineError::Budget { needed: all, capacity: budget.capacity() });
-    }
-    let mut own = tokio::select! {
+    let full = Needs::full(threads, extent_size, pack_size, &budget);
+    let (needs, mut own) = tokio::select! {
         biased;
         () = stop.set() => return Err(PipelineError::Cancelled),
-        permit = budget.acquire(all) => permit,
+        taken = full.take(&budget) => taken?,
     };
-    let split = |permit: &mut breakwater_runtime::Permit, bytes| {
-        permit
-            .split(bytes)
-            .ok_or_else(|| PipelineError::Defect("a permit is smaller than what was asked for".to_owned()))
+    let threads = needs.threads;
+    let mut split = |bytes| {
+        let part = own.split(bytes);
+        part.ok_or_else(|| PipelineError::Defect("a permit is smaller than what was asked for".to_owned()))
     };
-    let content_room = Room::new(budget.clone(), split(&mut own, pack_room)?);
-    let structure_room = Room::new(budget.clone(), split(&mut own, STRUCTURE_ROOM)?);
+    let content_room = Room::new(budget.clone(), split(needs.pack_room())?, needs.modest().total());
+    // Leaves fill slowly: one pack at a time is enough.
+    let structure_room = Room::new(budget.clone(), split(STRUCTURE_ROOM)?, u64::MAX);
 
     let adopted = tokio::select! {
         biased;
@@ -260,7 +246,7 @@ async fn read(
         suite,
         id_key: id_key.clone(),
         known: Known::new(session.id(), adopted),
-        packer: Packer::new(session.content_packs(), pack_size, content_room, uploads.clone()),
+        packer: Packer::new(session.content_packs(), content_room, uploads.clone()),
         progress: Arc::clone(&progress),
         rate: RateLimit::new(read_rate),
         stop: stop.clone(),
@@ -360,7 +346,9 @@ impl Read {
     async fn commit(self) -> Result<BackupOutcome, PipelineError> {
         let Read { session, writer, log_gate, manifest, totals, damaged, damaged_count } = self;
         if let (Some(start), Some(end), Some(gate)) = (manifest.start, manifest.end, log_gate) {
-            gate(RecoveryRange { start, end }).await.map_err(|source| PipelineError::LogNotDurable { position: end, source })?;
+            gate(RecoveryRange { start, end })
+                .await
+                .map_err(|source| PipelineError::LogNotDurable { position: end, source })?;
         }
         let commit = match decide(&session, &writer, &manifest).await? {
             CommitOutcome::Committed { held, owed } => Commit::Committed { held, owed },

@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use tokio::sync::mpsc;
 
 use super::compress::Encoder;
+use super::needs::PACK_EXTRA;
 use crate::PipelineError;
 use crate::room::{LOOK, Lease, Room};
 
@@ -21,7 +22,6 @@ use crate::room::{LOOK, Lease, Room};
 pub(crate) struct Packer {
     inner: Mutex<Inner>,
     room: Arc<Room>,
-    pack_size: u64,
     uploads: mpsc::Sender<SealedPack>,
 }
 
@@ -36,20 +36,17 @@ struct Current {
     id: PackId,
     end: u64,
     frames: u32,
+    /// Where it is cut.
+    limit: u64,
     /// What is left of its memory.
     slab: BytesMut,
 }
 
 impl Packer {
-    /// `pack_size` is what the writer cuts packs at.
-    pub(crate) fn new(
-        writer: PackWriter,
-        pack_size: u32,
-        room: Arc<Room>,
-        uploads: mpsc::Sender<SealedPack>,
-    ) -> Packer {
+    /// Packs are cut where their room ends, or before, where the writer cuts them.
+    pub(crate) fn new(writer: PackWriter, room: Arc<Room>, uploads: mpsc::Sender<SealedPack>) -> Packer {
         let inner = Inner { writer, current: None, leases: HashMap::new() };
-        Packer { inner: Mutex::new(inner), room, pack_size: u64::from(pack_size), uploads }
+        Packer { inner: Mutex::new(inner), room, uploads }
     }
 
     /// Compresses, seals and places a chunk. Blocks the thread while there is no room.
@@ -98,7 +95,7 @@ impl Packer {
         let mut lease: Option<Lease> = None;
         loop {
             let mut inner = self.inner();
-            let fits = |pack: &Current| pack.end + length <= self.pack_size && pack.frames < FRAMES_MAX;
+            let fits = |pack: &Current| pack.end + length <= pack.limit && pack.frames < FRAMES_MAX;
             let begins = !inner.current.as_ref().is_some_and(fits);
             if begins && lease.is_none() {
                 // The full pack must be able to leave while this thread waits, so it is cut before.
@@ -118,9 +115,10 @@ impl Packer {
             let location = ticket.location();
             if begins && let Some(mut lease) = lease.take() {
                 inner.leave();
-                let slab = lease.memory(usize::try_from(self.pack_size).unwrap_or(room));
+                let limit = lease.bytes().saturating_sub(PACK_EXTRA);
+                let slab = lease.memory(usize::try_from(limit).unwrap_or(room));
                 inner.leases.insert(location.pack, lease);
-                inner.current = Some(Current { id: location.pack, end: 0, frames: 0, slab });
+                inner.current = Some(Current { id: location.pack, end: 0, frames: 0, limit, slab });
                 self.room.wake();
             }
             let current = inner.current.as_mut().filter(|current| current.id == location.pack);

@@ -145,6 +145,7 @@ impl Overview {
             let point = stream
                 .as_ref()
                 .and_then(|stream| stream.regions.iter().find(|point| point.region == region.name.as_str()));
+            let health = self.health_for_snapshots(declared, stored, region.name.as_str());
             let observed = stream.as_ref().map_or(0, |stream| stream.observed);
             let observation = point.map(|point| RegionObservation {
                 state: point.state.clone(),
@@ -152,8 +153,7 @@ impl Overview {
                 oldest_pending: (point.oldest_pending != 0).then(|| Timestamp::from_micros(point.oldest_pending)),
                 observed: Timestamp::from_micros(observed),
             });
-            let observation =
-                observation.or_else(|| self.snapshot_only(declared, stored, region.name.as_str(), summary));
+            let observation = observation.or_else(|| health.as_ref().map(|health| snapshot_only(health, summary)));
             let figures = lag::figures(observation.as_ref(), now);
             v1::LagRow {
                 source: stored.name.to_string(),
@@ -163,11 +163,17 @@ impl Overview {
                 recoverable: observation.as_ref().and_then(|seen| seen.recoverable).map_or(0, Timestamp::as_micros),
                 exposure_micros: figures.exposure_micros.unwrap_or(-1),
                 lag_micros: figures.lag_micros,
-                pending_bytes: point.map_or(0, |point| point.pending_bytes),
-                pending_items: point.map_or(0, |point| point.pending_items),
+                pending_bytes: point.map_or(0, |point| point.pending_bytes)
+                    + health.as_ref().map_or(0, |health| health.owed_bytes),
+                pending_items: point.map_or(0, |point| point.pending_items)
+                    + health.as_ref().map_or(0, |health| health.owed_objects),
                 drain_seconds: point.map_or(-1, |point| point.drain_seconds),
                 observed: observation.as_ref().map_or(0, |seen| seen.observed.as_micros()),
-                detail: point.map(|point| point.last_error.clone()).unwrap_or_default(),
+                detail: match (point, &health) {
+                    (Some(point), _) => point.last_error.clone(),
+                    (None, Some(health)) => health.last_error.clone(),
+                    (None, None) => String::new(),
+                },
                 position: point.and_then(|point| point.position),
                 namespace: stored.namespace.to_string(),
             }
@@ -175,14 +181,8 @@ impl Overview {
         rows.collect()
     }
 
-    /// What is known of a region for a source without a stream: its last snapshot, and the debt that its agent reports.
-    fn snapshot_only(
-        &self,
-        declared: &Declared,
-        stored: &Stored,
-        region: &str,
-        summary: &SourceSummary,
-    ) -> Option<RegionObservation> {
+    /// What its agent says of a region, for a source without a stream; one with a stream reports by itself.
+    fn health_for_snapshots(&self, declared: &Declared, stored: &Stored, region: &str) -> Option<v1::RegionHealth> {
         let (_, spec) = declared.source(stored.name.as_str())?;
         let (_, plan) = declared.plan_of(stored.name.as_str())?;
         if spec.engine_word() == "postgres" {
@@ -190,23 +190,7 @@ impl Overview {
         }
         let agent = self.agent_called(&spec.agent)?;
         let report = self.fleet.regions(agent, plan.repository.as_str())?;
-        let health = report.regions.iter().find(|health| health.region == region)?;
-        let owes = health.owed_objects > 0;
-        // A report from before the last backup ended knows nothing of it, and a region that owes or is away is only
-        // known to hold what it held then.
-        let whole = !owes && health.reachable && health.observed > summary.last_ended.as_micros();
-        let held = summary.held.get(region).copied();
-        let state = match (health.reachable, owes) {
-            (false, _) => "unreachable",
-            (true, true) => "behind",
-            (true, false) => "ok",
-        };
-        Some(RegionObservation {
-            state: state.to_owned(),
-            recoverable: if whole { summary.last_consistent_at } else { held },
-            oldest_pending: (health.oldest_owed != 0).then(|| Timestamp::from_micros(health.oldest_owed)),
-            observed: Timestamp::from_micros(health.observed),
-        })
+        report.regions.into_iter().find(|health| health.region == region)
     }
 
     fn agent_called(&self, name: &Name) -> Option<Uid> {
@@ -268,5 +252,55 @@ impl Overview {
         }
         let message = format!("agent `{name}` is not connected (hint: brctl agent show {name})");
         Err(ControlError::answer(breakwater_core::ErrorClass::Unavailable, message))
+    }
+}
+
+/// What is known of a region from the last snapshot and the debt that the agent reports.
+fn snapshot_only(health: &v1::RegionHealth, summary: &SourceSummary) -> RegionObservation {
+    let owes = health.owed_objects > 0;
+    // A report from before the last backup ended knows nothing of it, and a region that owes or is away is only known to
+    // hold what it held then.
+    let whole = !owes && health.reachable && health.observed > summary.last_ended.as_micros();
+    let state = match (health.reachable, owes) {
+        (false, _) => "unreachable",
+        (true, true) => "behind",
+        (true, false) => "ok",
+    };
+    RegionObservation {
+        state: state.to_owned(),
+        recoverable: if whole { summary.last_consistent_at } else { summary.held.get(&health.region).copied() },
+        oldest_pending: (health.oldest_owed != 0).then(|| Timestamp::from_micros(health.oldest_owed)),
+        observed: Timestamp::from_micros(health.observed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_is_only_known_to_hold_what_was_reported_after_the_backup() {
+        let moment = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
+        let summary = SourceSummary {
+            last_consistent_at: Some(moment(90)),
+            last_ended: moment(95),
+            held: [("east".to_owned(), moment(50))].into(),
+            ..SourceSummary::default()
+        };
+        let health = |observed: i64, reachable, owed_objects| v1::RegionHealth {
+            region: "east".to_owned(),
+            reachable,
+            owed_objects,
+            observed: moment(observed).as_micros(),
+            ..Default::default()
+        };
+        let check = |health: v1::RegionHealth, state: &str, recoverable: i64| {
+            let seen = snapshot_only(&health, &summary);
+            assert_eq!((seen.state.as_str(), seen.recoverable), (state, Some(moment(recoverable))), "{health:?}");
+        };
+        check(health(100, true, 0), "ok", 90);
+        check(health(94, true, 0), "ok", 50);
+        check(health(100, true, 3), "behind", 50);
+        check(health(100, false, 0), "unreachable", 50);
     }
 }

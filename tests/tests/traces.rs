@@ -50,10 +50,6 @@ async fn a_backup_is_one_trace_across_controller_agent_and_storage() -> Result<(
         sink.spans().iter().any(|span| span.trace_id == other).then_some(())
     })
     .await;
-    // Probes, copies and the stream itself go on all the time and belong to nobody's trace.
-    let alone = |span: &&Span| span.name.starts_with("storage.") && span.parent_id.is_none();
-    let flood = sink.spans().iter().filter(alone).count();
-    ensure!(flood == 0, "{flood} calls into regions are traces of their own");
 
     for (program, log) in [("controller", fleet.controller.log()), ("agent", fleet.agent().log())] {
         let lines: Vec<Value> = log.lines().map(serde_json::from_str).collect::<Result<_, _>>().context(program)?;

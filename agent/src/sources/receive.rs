@@ -111,6 +111,10 @@ impl Receiver {
         if *given_up {
             wait_for_regions(&open)?;
         }
+        // Before the promise: a server that turns out to be another one must not keep its log for us.
+        let identity = answered(SQL_PATIENCE, self.log.identity()).await;
+        let identity = identity.map_err(AgentError::engine(format!("asking source `{name}` who it is")))?;
+        ensure_source(&open, &self.source, &identity).await?;
         let facts = match answered(SQL_PATIENCE, self.log.facts()).await {
             Err(error) if is_lost_promise(&error) && self.source.wired.gives_way == GivesWay::Archive => {
                 tracing::error!(source.name = name, error = %breakwater_core::Chain(&error), "the log has a gap; a new stretch begins");
@@ -121,8 +125,12 @@ impl Receiver {
             facts => facts,
         };
         let facts = facts.map_err(AgentError::engine(format!("asking source `{name}` for its log")))?;
+        if facts.identity != identity {
+            return Err(AgentError::Conflict(format!(
+                "source `{name}` became another one while it was asked for its log"
+            )));
+        }
         *given_up = false;
-        ensure_source(&open, &self.source, &facts.identity).await?;
 
         let mut options = StreamOptions::new(facts.segment_size);
         options.facts = facts.facts;

@@ -105,6 +105,10 @@ impl PostgresLog {
 
 #[async_trait::async_trait]
 impl LogSource for PostgresLog {
+    async fn identity(&self) -> Result<String, EngineError> {
+        Ok(self.connect().await?.server.system_id.to_string())
+    }
+
     async fn facts(&self) -> Result<LogFacts, EngineError> {
         let (open, slot) = self.asking(self.prepare()).await?;
         Ok(LogFacts {

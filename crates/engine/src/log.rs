@@ -84,6 +84,9 @@ pub enum LogStart {
 /// A source's log.
 #[async_trait::async_trait]
 pub trait LogSource: Send + Sync + Debug {
+    /// Who the source is, as in `Probe`; changes nothing.
+    async fn identity(&self) -> Result<String, EngineError>;
+
     /// What the stream will say of itself; also makes sure that the source holds its log for us from now on.
     async fn facts(&self) -> Result<LogFacts, EngineError>;
 

@@ -120,13 +120,15 @@ pub async fn lay_files(job: RestoreJob) -> Result<RestoreReport, PipelineError> 
     job.progress.expect(survey.bytes);
     let target = Arc::new(Target::begin(&job.target)?);
     let (served, writers) = (Arc::new(Served::default()), TaskTracker::new());
+    let lanes = std::thread::available_parallelism().map_or(2, usize::from);
     let fetcher = Fetcher {
         content: Arc::new(Content::new(frames)),
         target: Arc::clone(&target),
         budget: job.budget.clone(),
         parallel: if job.parallel > 0 { job.parallel } else { AT_ONCE },
         openers: Arc::default(),
-        opening: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
+        opening: Arc::new(Semaphore::new(lanes)),
+        lanes,
         progress: Arc::clone(&job.progress),
         cancel: job.cancel.child_token(),
         writers: writers.clone(),

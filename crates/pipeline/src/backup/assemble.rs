@@ -241,3 +241,107 @@ fn path_hash(path: &[u8]) -> u64 {
         .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3));
     hash ^ (hash >> 32)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use breakwater_core::Timestamp;
+    use breakwater_crypto::ChunkId;
+    use breakwater_engine::{EngineError, ExtentReader, ReadExtent};
+    use breakwater_repository::format::{Codec, PackId};
+
+    use super::*;
+
+    const EXTENT: u32 = 100;
+
+    #[derive(Debug)]
+    struct NoReader;
+
+    impl ExtentReader for NoReader {
+        fn read_at(&self, _: u64, _: &mut [u8]) -> Result<ReadExtent, EngineError> {
+            Ok(ReadExtent::default())
+        }
+    }
+
+    /// Numbers leaves by their content.
+    #[derive(Default)]
+    struct Leaves(BTreeMap<Vec<u8>, u32>);
+
+    impl LeafStore for Leaves {
+        fn store(&mut self, leaf: &[u8], _: &[FrameLocation]) -> Result<FrameLocation, PipelineError> {
+            let number = u32::try_from(self.0.len()).unwrap();
+            Ok(location(*self.0.entry(leaf.to_vec()).or_insert(number), 9))
+        }
+    }
+
+    fn location(offset: u32, id: u64) -> FrameLocation {
+        let pack = PackId { session: SessionId::from_bytes([1; 16]), number: 0 };
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&id.to_le_bytes());
+        FrameLocation { pack, offset, stored: 50, plain: EXTENT, codec: Codec::None, id: ChunkId(bytes) }
+    }
+
+    /// Feeds files of so many extents; the content of an extent is its file's path.
+    fn assemble(files: &[(String, u64)]) -> (Leaves, Vec<TreeEntry>) {
+        let spool = Spool::new(&std::env::temp_dir());
+        let mut assembler = Assembler::new(EXTENT, Leaves::default(), spool, Arc::default());
+        for (path, extents) in files {
+            let (path, listed) = (path.as_bytes().to_vec(), extents * u64::from(EXTENT));
+            let id = path_hash(&path);
+            let run = Run {
+                path: path.as_slice().into(),
+                reader: Arc::new(NoReader),
+                first: 0,
+                count: *extents,
+                listed,
+                base: Vec::new(),
+                base_leaves: Vec::new(),
+            };
+            let (run, kind) = (Arc::new(run), MetaKind::File { listed });
+            let meta = Meta { path, mode: 0, uid: 0, gid: 0, mtime: Timestamp(0), last: false, kind };
+            assembler.accept(Done::Begin(meta)).unwrap();
+            for index in 0..*extents {
+                let extent = Some(Extent::Stored(location(16, id ^ index)));
+                let done = ExtentDone { run: Arc::clone(&run), extent, short: false, damaged: Vec::new() };
+                assembler.accept(Done::Extent(done)).unwrap();
+            }
+        }
+        let (leaves, mut spooled, _) = assembler.finish().unwrap();
+        let mut none = Spool::new(&std::env::temp_dir()).finish().unwrap();
+        let mut entries = Vec::new();
+        while let Some(entry) = super::super::spool::merged(&mut spooled, &mut none).unwrap() {
+            entries.push(entry);
+        }
+        (leaves, entries)
+    }
+
+    fn many(count: u64) -> Vec<(String, u64)> {
+        (0..count).map(|n| (format!("f{n:06}"), if n % 500 == 7 { 2500 } else { n % 9 })).collect()
+    }
+
+    #[test]
+    fn every_entry_comes_out_in_order_with_all_its_extents() {
+        let files = many(3000);
+        let (leaves, entries) = assemble(&files);
+        assert_eq!(entries.len(), files.len());
+        for ((path, extents), entry) in files.iter().zip(&entries) {
+            let TreeKind::File { size, leaves, .. } = &entry.kind else { panic!("a file") };
+            assert_eq!((&entry.path[..], *size), (path.as_bytes(), extents * u64::from(EXTENT)));
+            assert_eq!(leaves.iter().map(|part| u64::from(part.count)).sum::<u64>(), *extents);
+        }
+        assert!(leaves.0.keys().all(|leaf| leaf::decode(leaf).unwrap().len() <= leaf::EXTENTS_MAX));
+        assert!(leaves.0.len() < 200, "small files share leaves: {}", leaves.0.len());
+    }
+
+    #[test]
+    fn a_new_file_changes_the_leaves_around_it_and_no_others() {
+        let files = many(3000);
+        let (before, _) = assemble(&files);
+        let mut changed = files.clone();
+        changed.insert(1234, ("f001233-new".to_owned(), 3));
+        let (after, _) = assemble(&changed);
+        let new = after.0.keys().filter(|leaf| !before.0.contains_key(*leaf)).count();
+        assert!(new <= 2, "{new} of {} leaves are new", after.0.len());
+    }
+}

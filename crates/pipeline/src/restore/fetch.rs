@@ -41,6 +41,8 @@ pub(crate) struct Fetcher {
     /// Ranges that may be on their way at once; the budget limits them too.
     pub(crate) parallel: usize,
     /// Threads that open and write at once.
+    pub(crate) lanes: usize,
+    /// Their turns.
     pub(crate) opening: Arc<Semaphore>,
     /// What opening takes, kept for the next range.
     pub(crate) openers: Arc<Mutex<Vec<Opener>>>,
@@ -90,7 +92,9 @@ impl Fetcher {
         let planned = window.plan(LARGEST);
         let files = OpenFiles { target: Arc::clone(&self.target), open: Mutex::default() };
         let job = Arc::new(Job { planned, files, fetcher: self.clone() });
-        let fetches = (0..job.planned.fetches.len()).map(|index| fetch(Arc::clone(&job), index));
+        // Threads that write into one file wait for each other, so they begin at different places.
+        let order = interleaved(job.planned.fetches.len(), self.lanes);
+        let fetches = order.into_iter().map(|index| fetch(Arc::clone(&job), index));
         let all = futures::stream::iter(fetches).buffer_unordered(self.parallel.max(1)).try_collect::<()>();
         tokio::select! {
             biased;
@@ -123,6 +127,13 @@ impl Fetcher {
             Err(error) => Err(PipelineError::Defect(format!("a thread of a restore: {error}"))),
         }
     }
+}
+
+/// The numbers below `count`, each once, as `lanes` runs side by side.
+fn interleaved(count: usize, lanes: usize) -> Vec<usize> {
+    let length = count.div_ceil(lanes.max(1));
+    let lane_of = |step: usize| (0..lanes.max(1)).map(move |lane| (lane, step));
+    (0..length).flat_map(lane_of).map(|(lane, step)| lane * length + step).filter(|index| *index < count).collect()
 }
 
 async fn fetch(job: Arc<Job>, index: usize) -> Result<(), PipelineError> {
@@ -230,5 +241,21 @@ impl OpenFiles {
         let file = Arc::new(self.target.open_file(&file.path)?);
         open.insert(number, Arc::clone(&file));
         Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::interleaved;
+
+    #[test]
+    fn every_range_has_its_turn_once() {
+        assert_eq!(interleaved(7, 2), [0, 4, 1, 5, 2, 6, 3]);
+        assert_eq!(interleaved(3, 0), [0, 1, 2]);
+        for (count, lanes) in [(0, 1), (1, 4), (5, 4), (9, 4), (16, 4), (1000, 7)] {
+            let mut all = interleaved(count, lanes);
+            all.sort_unstable();
+            assert_eq!(all, (0..count).collect::<Vec<_>>(), "{count} in {lanes}");
+        }
     }
 }

@@ -16,9 +16,9 @@ async fn a_large_tree_passes_through_a_small_budget() {
     // Room for what a run must have and for not quite one pack more.
     lab.budget = ByteBudget::new(28 << 20);
     let mut tree = Tree::default();
-    tree.file("noise", noise(1, 48 << 20)).file("text", text(2, 24 << 20));
+    tree.file("noise", noise(1, 32 << 20)).file("text", text(2, 8 << 20));
     let outcome = lab.backup(FakeSession::new(&tree)).await;
-    assert!(lab.names(0, "data/").await.len() > 10, "many packs");
+    assert!(lab.names(0, "data/").await.len() > 7, "many packs");
     assert_eq!(lab.restore(&outcome.manifest).await.0, tree);
     assert!(lab.budget.peak() <= lab.budget.capacity());
     assert_eq!(lab.budget.in_use(), 0);
@@ -32,7 +32,7 @@ async fn several_backups_share_one_budget_without_waiting_for_ever() {
     let mut running = Vec::new();
     for seed in 0..5 {
         let mut tree = Tree::default();
-        tree.file("noise", noise(seed, 12 << 20));
+        tree.file("noise", noise(seed, 6 << 20));
         let job = lab.job(FakeSession::new(&tree), CancellationToken::new()).await.unwrap();
         running.push(tokio::spawn(breakwater_pipeline::backup::run_backup(job)));
     }

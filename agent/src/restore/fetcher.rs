@@ -7,6 +7,7 @@ use std::path::Path;
 
 use breakwater_core::ErrorClass;
 use breakwater_engine::{EngineError, EngineErrorKind, LogFetch, LogFetcher};
+use breakwater_pipeline::ReadAhead;
 use breakwater_repository::stream::{LogReader, StreamError};
 
 use crate::wiring::{self, LogFile};
@@ -16,12 +17,12 @@ use crate::wiring::{self, LogFile};
 pub(super) struct PlanFetcher {
     kind: String,
     facts: serde_json::Value,
-    reader: LogReader,
+    reader: ReadAhead,
 }
 
 impl PlanFetcher {
     pub(super) fn new(kind: &str, facts: &serde_json::Value, reader: LogReader) -> Self {
-        PlanFetcher { kind: kind.to_owned(), facts: facts.clone(), reader }
+        PlanFetcher { kind: kind.to_owned(), facts: facts.clone(), reader: ReadAhead::new(reader) }
     }
 
     async fn content(&self, name: &str) -> Result<Option<Vec<u8>>, EngineError> {

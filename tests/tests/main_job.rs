@@ -65,6 +65,8 @@ async fn there_and_back(version: Version) -> Result<()> {
     ways.push(to_time("first", first));
     ledger.wait_for_more(100).await;
     ways.extend(marks(&cluster, &ledger).await?);
+    // So that there is something to forbid also after the last mark.
+    ledger.wait_for_more(100).await;
     ensure!(bench.is_running()?, "pgbench loads the cluster all the time");
     bench.stop()?;
     ledger.stop().await?;

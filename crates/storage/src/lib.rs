@@ -7,7 +7,7 @@
 //! A new kind of place is one implementation of [`Backend`] that passes [`conformance::run`].
 //!
 //! Reading order: [`storage`], [`key`], [`payload`], [`error`], [`backend`], [`memory`], [`file_system`], then the
-//! decorators [`retry`], [`traced`], [`record`], [`fault`], and what checks a place: [`probe`] and [`conformance`].
+//! decorators [`retry`], [`traced`], [`record`], [`fault`], and what checks a place: [`probe`](mod@probe) and [`conformance`].
 
 pub mod backend;
 pub mod conformance;

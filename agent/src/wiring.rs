@@ -83,6 +83,28 @@ pub fn engine(
     }
 }
 
+/// A PostgreSQL server that runs on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalServer {
+    /// A name for it as a source.
+    pub name: String,
+    /// Where its Unix socket is.
+    pub socket_directory: PathBuf,
+    /// Its port, which is part of the socket's name.
+    pub port: u16,
+}
+
+/// The PostgreSQL servers that run on this host. Blocking; connects to none.
+pub fn local_servers() -> Vec<LocalServer> {
+    let running = breakwater_engine_postgres::discover::discover().into_iter().filter(|candidate| candidate.running);
+    running
+        .filter_map(|candidate| {
+            let socket_directory = candidate.socket_directory?;
+            Some(LocalServer { name: candidate.name, socket_directory, port: candidate.port })
+        })
+        .collect()
+}
+
 /// What makes databases of restored files, for snapshots of kind `kind`.
 pub fn restorer(kind: &str, programs: Option<&Path>) -> Result<Arc<dyn Restorer>, AgentError> {
     match kind {

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -11,10 +10,7 @@ use serde_json::{Value, json};
 use crate::error::AgentError;
 use crate::patience::{SQL_PATIENCE, answered};
 use crate::toolbox::Toolbox;
-use crate::wiring;
-
-/// Where servers put their sockets.
-const SOCKET_DIRECTORIES: [&str; 3] = ["/var/run/postgresql", "/run/postgresql", "/tmp"];
+use crate::wiring::{self, LocalServer};
 
 /// Where programs keep their databases; files that a program has open are found wherever they are.
 const DATA_DIRECTORIES: [&str; 4] = ["/var/lib", "/srv", "/opt", "/home"];
@@ -35,13 +31,17 @@ pub(super) async fn discover(tools: &Toolbox) -> Result<Value, AgentError> {
     for source in tools.sources.all() {
         known.extend(wiring::file_of(&source.assigned.engine, &source.assigned.settings_json));
     }
-    let look = move || (sockets(), sqlite_files(&known));
-    let (sockets, files) = tokio::task::spawn_blocking(look)
+    let look = move || (wiring::local_servers(), sqlite_files(&known));
+    let (servers, files) = tokio::task::spawn_blocking(look)
         .await
         .map_err(|error| AgentError::Defect(format!("looking around ended early: {error}")))?;
     let mut sources = Vec::new();
-    for (directory, port) in sockets {
-        sources.push(postgres(tools, &directory, port).await);
+    let mut names = BTreeSet::new();
+    for mut server in servers {
+        if !names.insert(server.name.clone()) {
+            server.name = format!("{}-{}", server.name, server.port);
+        }
+        sources.push(postgres(tools, &server).await);
     }
     for file in files {
         let size = fs::metadata(&file).map(|metadata| metadata.len()).unwrap_or(0);
@@ -61,15 +61,16 @@ pub(super) async fn discover(tools: &Toolbox) -> Result<Value, AgentError> {
 }
 
 /// A server at a socket: looked at with the first role that gets in.
-async fn postgres(tools: &Toolbox, directory: &Path, port: u16) -> Value {
-    let name = format!("pg-{port}");
-    let connection = |role: &str| format!("host={} port={port} user={role} dbname=postgres", directory.display());
+async fn postgres(tools: &Toolbox, server: &LocalServer) -> Value {
+    let LocalServer { name, socket_directory, port } = server;
+    let host = socket_directory.display();
+    let connection = |role: &str| format!("host={host} port={port} user={role} dbname=postgres");
     let mut ready = Value::Bool(false);
     let mut findings = json!([]);
     let (mut size, mut version, mut failure) = (Value::Null, Value::Null, Value::Null);
     for role in ROLES {
         let settings = json!({ "connection": connection(role) }).to_string();
-        let Ok(wired) = wiring::engine("postgres", &name, &settings, &tools.scratch, &tools.clock) else { continue };
+        let Ok(wired) = wiring::engine("postgres", name, &settings, &tools.scratch, &tools.clock) else { continue };
         match answered(SQL_PATIENCE, wired.engine.probe()).await {
             Ok(probe) => {
                 // Only the role that backups use tells whether they can be made.
@@ -77,10 +78,10 @@ async fn postgres(tools: &Toolbox, directory: &Path, port: u16) -> Value {
                 size = probe.size_bytes.into();
                 version = probe.version.into();
                 findings = json!(probe.findings);
-                failure = Value::Null;
                 break;
             }
             Err(error) => {
+                // Whether or not another role gets in: that of backups has to be made first.
                 let text = breakwater_core::Chain(&error).to_string();
                 failure = if failure.is_null() { text.into() } else { failure };
             }
@@ -90,12 +91,12 @@ async fn postgres(tools: &Toolbox, directory: &Path, port: u16) -> Value {
     json!({
         "engine": "postgres",
         "name": name,
-        "location": format!("{}:{port}", directory.display()),
+        "location": format!("{host}:{port}"),
         "version": version,
         "size_bytes": size,
         "ready": ready,
         "error": failure,
-        "suggestion_yaml": yaml(tools, &name, &section),
+        "suggestion_yaml": yaml(tools, name, &section),
         "findings": findings,
         "lines": [
             "CREATE ROLE breakwater LOGIN REPLICATION;",
@@ -125,21 +126,6 @@ fn name_part(text: &str) -> String {
     let trimmed = mapped.trim_matches('-');
     let short: String = trimmed.chars().take(50).collect();
     if short.is_empty() { "db".to_owned() } else { short.trim_end_matches('-').to_owned() }
-}
-
-fn sockets() -> Vec<(PathBuf, u16)> {
-    let mut found = BTreeSet::new();
-    for directory in SOCKET_DIRECTORIES {
-        let Ok(directory) = fs::canonicalize(directory) else { continue };
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let port = entry.file_name().to_str().and_then(|name| name.strip_prefix(".s.PGSQL.")?.parse::<u16>().ok());
-            let socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
-            if let (Some(port), true) = (port, socket) {
-                found.insert((directory.clone(), port));
-            }
-        }
-    }
-    found.into_iter().collect()
 }
 
 /// SQLite databases that programs have open, and those in the usual places. The files in `known` are not touched: closing

@@ -41,9 +41,11 @@ pub(super) async fn discover(desk: &Desk, agent: String) -> Ended {
         desk.output.document(&Value::Array(documents))?;
         return Ok(Ending::OK);
     }
-    let text: String = documents.iter().map(discovered).collect();
+    let mut text: String = documents.iter().map(discovered).collect();
     if text.is_empty() {
         desk.output.note("no database was found");
+    } else {
+        text.push_str(&plan(&documents));
     }
     desk.output.text(&text)?;
     Ok(Ending::OK)
@@ -120,6 +122,17 @@ fn discovered(document: &Value) -> String {
     text
 }
 
+/// A plan for all that was found, without which nothing is backed up.
+fn plan(documents: &[Value]) -> String {
+    let sources = documents.iter().filter_map(|document| document["sources"].as_array()).flatten();
+    let names: Vec<&str> = sources.filter_map(|source| source["name"].as_str()).collect();
+    format!(
+        "---\n# takes them to the repository `main`, which `brctl repository create` declared; leave out what need not be protected\n\
+         apiVersion: breakwater/v1\nkind: Plan\nmetadata:\n  name: nightly\nspec:\n  repository: main\n  sources: [{}]\n",
+        names.join(", ")
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -149,5 +162,9 @@ mod tests {
         assert!(text.contains("#     create role x;"), "{text}");
         let namespace = breakwater_core::Name::new("default").unwrap();
         assert_eq!(breakwater_controller::objects::document::parse(&text, &namespace).unwrap().len(), 1);
+        let named = [json!({"sources": [{"name": "pg-15-main"}, {"name": "sqlite-app"}]})];
+        let text = text + &plan(&named);
+        assert_eq!(breakwater_controller::objects::document::parse(&text, &namespace).unwrap().len(), 2);
+        assert!(text.contains("sources: [pg-15-main, sqlite-app]"), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws randomness: time and entropy come in through [`Clock`] and
 //! [`Entropy`], which the programs implement once.
 //!
-//! Reading order: [`error`], [`id`], [`unit`], [`point`], [`clock`].
+//! Reading order: [`error`](mod@error), [`id`], [`unit`](mod@unit), [`point`], [`clock`].
 
 pub mod clock;
 pub mod error;

@@ -1,12 +1,13 @@
 //! PostgreSQL as a source: backups of a running cluster, its log as a stream, and the way back to any moment.
 //!
 //! Reading order: [`settings`] and [`connection`] (which cluster); [`control`] and `server` (what it says on disk and by SQL);
-//! `probe` and [`discover`] (what stands in the way, what is there). A backup: `backup` (the session), `walk` and `layout`
+//! `probe`, `admission` and [`discover`] (what stands in the way, what is there). A backup: `backup` (the session), `walk` and `layout`
 //! (what belongs into it), `reader` and `page_checksum` (its bytes), `config_files` and [`facts`] (what goes along). The log:
 //! [`wal`] (its bytes), [`walsender`] (the protocol), `slot`, `log` and `log_stream` (the source), `watermark`. A restore:
 //! [`restore`], `target` and `conf` (the directory), [`fetch`] (how the server gets its log), [`programs`], `postmaster` and
 //! `recovery`.
 
+mod admission;
 mod backup;
 mod conf;
 mod config_files;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use breakwater_engine::{Capabilities, EngineError, EngineErrorKind, Finding, Probe, Severity};
 
+use crate::admission;
 use crate::connection::SqlClient;
 use crate::control::ControlFile;
 use crate::failure::{blocking, in_time, of_file, of_sql};
@@ -20,8 +21,11 @@ const FILES: Duration = Duration::from_secs(10 * 60);
 pub(crate) async fn probe(settings: &PostgresSettings) -> Result<Probe, EngineError> {
     let mut findings = Vec::new();
     let asking = ask(settings, &mut findings);
-    let (server, rights, tablespaces) =
-        in_time(settings.answer_timeout, "the server does not answer what a probe asks", asking).await?;
+    let asked = in_time(settings.answer_timeout, "the server does not answer what a probe asks", asking).await;
+    let (server, rights, tablespaces) = match asked {
+        Ok(known) => known,
+        Err(error) => return admission::probe(settings, &error).ok_or(error),
+    };
 
     let mut size_bytes = 0;
     let mut page_size = server.setting("block_size").and_then(|text| text.parse().ok()).unwrap_or(8192);

@@ -88,6 +88,43 @@ async fn doing_what_it_says_makes_a_server_ready(version: Version) {
     log.forget().await.unwrap();
 }
 
+/// As Debian sets it up: only the system user of the same name gets in, and the role is not there yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_shuts_us_out_comes_with_the_lines_that_let_us_in() {
+    let cluster = Cluster::builder(Version::V15).hba("local all all peer\n").start().await.unwrap();
+    let (socket, port) = (cluster.socket_dir().display(), cluster.port());
+    let connection = format!("host={socket} port={port} user=breakwater dbname=postgres");
+    let settings = PostgresSettings::new(&Name::new("limited").unwrap(), connection.parse().unwrap()).unwrap();
+    let engine = PostgresEngine::new(PostgresSettings { allow_unbounded_slot: true, ..settings });
+    for round in 0.. {
+        assert!(round < 5, "{:#?}", engine.probe().await);
+        let probe = engine.probe().await.unwrap();
+        if round == 0 {
+            blocks(&probe, "does not let the role breakwater in");
+        }
+        let lines: Vec<String> = probe.findings.iter().flat_map(|finding| finding.lines.clone()).collect();
+        if probe.is_ready() {
+            break;
+        }
+        assert!(!lines.is_empty(), "{probe:#?}");
+        for line in lines {
+            let file = match line.split(' ').next() {
+                Some("local") => "pg_hba.conf",
+                Some("breakwater") => "pg_ident.conf",
+                _ => {
+                    cluster.psql(&line).await.unwrap();
+                    continue;
+                }
+            };
+            let path = cluster.data_dir().join(file);
+            let old = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, format!("{line}\n{old}")).unwrap();
+        }
+        // A reload is not waited for by the one who asks for it.
+        cluster.psql("select pg_reload_conf(), pg_sleep(0.2)").await.unwrap();
+    }
+}
+
 /// Where every connection is let in, a rule that asks for a password would shut the role out.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_rule_that_is_missing_is_asked_for() {

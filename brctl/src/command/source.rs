@@ -63,11 +63,11 @@ fn report(name: &str, value: &Value) -> String {
     };
     let mut text = format!("source {name} {verdict}\n");
     for field in ["identity", "version", "data_directory"] {
-        if let Some(said) = value["probe"][field].as_str() {
+        if let Some(said) = value["probe"][field].as_str().filter(|said| !said.is_empty()) {
             text.push_str(&format!("  {field}: {said}\n"));
         }
     }
-    if let Some(bytes) = value["probe"]["size_bytes"].as_u64() {
+    if let Some(bytes) = value["probe"]["size_bytes"].as_u64().filter(|bytes| *bytes > 0) {
         text.push_str(&format!("  size: {}\n", ByteCount(bytes)));
     }
     if let Some(state) = value["stream"]["state"].as_str() {

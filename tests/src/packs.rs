@@ -77,3 +77,35 @@ impl Packs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use breakwater_repository::Codec;
+    use breakwater_repository::format::pack::FooterFrame;
+
+    use super::*;
+
+    fn frame(id: u8, stored: u32, class: Class) -> FooterFrame {
+        FooterFrame {
+            id: ChunkId([id; 32]),
+            origin: 0,
+            number: 0,
+            offset: 0,
+            stored,
+            plain: stored,
+            codec: Codec::None,
+            class,
+        }
+    }
+
+    #[test]
+    fn what_is_stored_twice_shows() {
+        let mut packs = Packs::default();
+        packs.take(&[frame(1, 100, Class::Extent), frame(2, 10, Class::Extent), frame(3, 100, Class::Leaf)]);
+        assert_eq!((packs.of_length(50), packs.stored_twice(50), packs.stored), (1, 0, 110));
+        packs.take(&[frame(2, 10, Class::Extent), frame(3, 100, Class::Leaf)]);
+        assert_eq!(packs.stored_twice(50), 0, "small ones and structure do not count");
+        packs.take(&[frame(1, 100, Class::Extent)]);
+        assert_eq!(packs.stored_twice(50), 1);
+    }
+}

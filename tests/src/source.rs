@@ -73,7 +73,7 @@ impl Fleet {
                 let lines = rows(finding, "lines")?;
                 anyhow::ensure!(!lines.is_empty(), "what blocks comes with no line that mends it: {finding:#}");
                 for line in lines {
-                    follow(cluster, line.as_str().context("a line is text")?).await?;
+                    follow(cluster, text(finding, "next_step")?, line.as_str().context("a line is text")?).await?;
                 }
             }
         }
@@ -102,12 +102,17 @@ impl Fleet {
     }
 }
 
-/// Does what a line says: SQL as a superuser, or a rule at the head of `pg_hba.conf`.
-async fn follow(cluster: &Cluster, line: &str) -> Result<()> {
-    if line.starts_with("local ") || line.starts_with("host ") {
-        let path = cluster.data_dir().join("pg_hba.conf");
-        let rules = std::fs::read_to_string(&path).context("read pg_hba.conf")?;
-        return std::fs::write(&path, format!("{line}\n{rules}")).context("add a rule to pg_hba.conf");
-    }
-    cluster.psql(line).await.map(drop).with_context(|| format!("follow the line of the check: {line}"))
+/// Does what a line says: SQL as a superuser, or a line at the head of one of the files that say who gets in.
+async fn follow(cluster: &Cluster, next_step: &str, line: &str) -> Result<()> {
+    let rule = line.starts_with("local ") || line.starts_with("host ");
+    let file = match (rule, next_step.contains("pg_ident.conf") && !line.ends_with(';')) {
+        (true, _) => "pg_hba.conf",
+        (false, true) => "pg_ident.conf",
+        (false, false) => {
+            return cluster.psql(line).await.map(drop).with_context(|| format!("follow the line of the check: {line}"));
+        }
+    };
+    let path = cluster.data_dir().join(file);
+    let before = std::fs::read_to_string(&path).with_context(|| format!("read {file}"))?;
+    std::fs::write(&path, format!("{line}\n{before}")).with_context(|| format!("add a line to {file}"))
 }

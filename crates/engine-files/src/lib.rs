@@ -1,0 +1,1 @@
+//! Protects file trees.

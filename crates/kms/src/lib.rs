@@ -1,0 +1,1 @@
+//! Where recipients keep their keys.

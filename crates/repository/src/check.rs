@@ -15,10 +15,13 @@ use crate::error::{RepositoryError, Trouble};
 use crate::fetch::ReadOrder;
 use crate::format::descriptor::{Descriptor, RegionRecord};
 use crate::format::domain::DomainRecord;
+use crate::format::gc_plan::{GcFence, GcPlan};
 use crate::format::log::StreamClaim;
 use crate::format::manifest::Manifest;
+use crate::format::moved::Moved;
 use crate::format::open::{OpenRecord, SessionKeys, SourceRecord};
 use crate::format::record::{RecordKind, read_json};
+use crate::format::tombstone::Tombstone;
 use crate::format::{FormatError, ObjectName};
 use crate::frames::FrameReader;
 use crate::region::{READ_DEADLINE, Region, within};
@@ -326,6 +329,20 @@ impl Repository {
                 (claim.generation, claim.session) == (*generation, *session)
             }
             (ObjectName::History(..), RecordKind::History) => true,
+            (ObjectName::Tombstone(_, snapshot, session), RecordKind::Tombstone) => {
+                let tombstone: Tombstone = read_json(WHAT, &json).map_err(format)?;
+                (tombstone.snapshot, tombstone.session) == (*snapshot, *session)
+            }
+            (ObjectName::Moved { .. }, RecordKind::Moved) => {
+                read_json::<Moved>(WHAT, &json).map_err(format)?.check(name).map_err(format)?;
+                true
+            }
+            (ObjectName::GcPlan(_, run) | ObjectName::GcDecision(_, run), RecordKind::GcPlan) => {
+                read_json::<GcPlan>(WHAT, &json).map_err(format)?.run == *run
+            }
+            (ObjectName::GcDecision(_, run), RecordKind::Fence) => {
+                read_json::<GcFence>(WHAT, &json).map_err(format)?.run == *run
+            }
             _ => return damaged("it is of another kind than its name says"),
         };
         if same { Ok(None) } else { damaged("it speaks of another thing than its name") }

@@ -4,21 +4,24 @@
 //! allocates more than its input justifies, whatever the bytes are.
 //!
 //! Reading order: [`names`], [`descriptor`], [`domain`], [`record`], [`pack`], [`leaf`], [`tree`], [`manifest`],
-//! [`open`], [`log`].
+//! [`open`], [`log`], and what deletion leaves: [`tombstone`], [`moved`], [`gc_plan`].
 
 pub mod codec;
 mod cursor;
 pub mod descriptor;
 pub mod domain;
 pub mod error;
+pub mod gc_plan;
 pub mod leaf;
 pub mod log;
 pub mod manifest;
+pub mod moved;
 pub mod names;
 pub mod open;
 pub mod pack;
 pub mod path;
 pub mod record;
+pub mod tombstone;
 pub mod tree;
 
 pub use codec::{Class, Codec};

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use breakwater_core::{DomainName, Generation, SessionId, SnapshotId, SourceUid};
+use breakwater_core::{DomainName, Generation, SessionId, SnapshotId, SourceUid, Uid};
 
 use super::PackId;
+use super::pack::KeyKind;
 
 /// The name of one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,16 +21,39 @@ pub enum ObjectName {
         /// The epoch of its keys.
         epoch: u32,
     },
+    /// `repo/recipients/<n>`: the recipients as they are since change number `n`; the highest counts.
+    Recipients(u32),
+    /// `repo/audit/<id>`: proof of something that was done to the repository as a whole.
+    Audit(Uid),
     /// `meta/<source>/source`
     Source(SourceUid),
     /// `meta/<source>/keys/<session>`
     SessionKeys(SourceUid, SessionId),
+    /// `meta/<source>/keys/<session>.<epoch>`: the session secret, sealed again for a later epoch of the domain.
+    ResealedKeys(SourceUid, SessionId, u32),
     /// `meta/<source>/open/<session>`
     Open(SourceUid, SessionId),
     /// `meta/<source>/snap/<snapshot>.<session>`
     Register(SourceUid, SnapshotId, SessionId),
     /// `meta/<source>/snap/<snapshot>.<session>.committed`
     Committed(SourceUid, SnapshotId, SessionId),
+    /// `meta/<source>/snap/<snapshot>.<session>.deleted`: the session's tombstone.
+    Tombstone(SourceUid, SnapshotId, SessionId),
+    /// `meta/<source>/moved/<data|meta>-<session>-<no>.<mover>`: where the frames of a pack are now.
+    Moved {
+        /// The source.
+        source: SourceUid,
+        /// Whether the pack is one of content or of structure, which are numbered apart.
+        kind: KeyKind,
+        /// The pack whose frames were moved.
+        pack: PackId,
+        /// The session that moved them.
+        mover: SessionId,
+    },
+    /// `meta/<source>/gc/<run>`: what a run of the garbage collection is about to do.
+    GcPlan(SourceUid, SessionId),
+    /// `meta/<source>/gc/<run>.decided`: the register that decides whether what a run moved counts.
+    GcDecision(SourceUid, SessionId),
     /// `meta/<source>/pack/<session>-<no>`
     StructurePack(SourceUid, PackId),
     /// `data/<source>/pack/<session>-<no>`
@@ -78,8 +102,13 @@ impl ObjectName {
             ["repo", "domain", domain, epoch] => {
                 Some(ObjectName::Domain { domain: DomainName::new(domain).ok()?, epoch: decimal(epoch)? })
             }
+            ["repo", "recipients", number] => Some(ObjectName::Recipients(decimal(number)?)),
+            ["repo", "audit", audit] => Some(ObjectName::Audit(id(audit)?)),
             ["meta", source, "source"] => Some(ObjectName::Source(id(source)?)),
-            ["meta", source, "keys", session] => Some(ObjectName::SessionKeys(id(source)?, id(session)?)),
+            ["meta", source, "keys", keys] => match keys.split_once('.') {
+                None => Some(ObjectName::SessionKeys(id(source)?, id(keys)?)),
+                Some((session, epoch)) => Some(ObjectName::ResealedKeys(id(source)?, id(session)?, decimal(epoch)?)),
+            },
             ["meta", source, "open", session] => Some(ObjectName::Open(id(source)?, id(session)?)),
             ["meta", source, "snap", register] => {
                 let (snapshot, rest) = register.split_once('.')?;
@@ -87,9 +116,25 @@ impl ObjectName {
                 match rest.split_once('.') {
                     None => Some(ObjectName::Register(source, snapshot, id(rest)?)),
                     Some((session, "committed")) => Some(ObjectName::Committed(source, snapshot, id(session)?)),
+                    Some((session, "deleted")) => Some(ObjectName::Tombstone(source, snapshot, id(session)?)),
                     Some(_) => None,
                 }
             }
+            ["meta", source, "moved", name] => {
+                let (what, mover) = name.split_once('.')?;
+                let (kind, name) = what.split_once('-')?;
+                let kind = match kind {
+                    "data" => KeyKind::Content,
+                    "meta" => KeyKind::Structure,
+                    _ => return None,
+                };
+                Some(ObjectName::Moved { source: id(source)?, kind, pack: pack(name)?, mover: id(mover)? })
+            }
+            ["meta", source, "gc", name] => match name.split_once('.') {
+                None => Some(ObjectName::GcPlan(id(source)?, id(name)?)),
+                Some((run, "decided")) => Some(ObjectName::GcDecision(id(source)?, id(run)?)),
+                Some(_) => None,
+            },
             ["meta", source, "pack", name] => Some(ObjectName::StructurePack(id(source)?, pack(name)?)),
             ["data", source, "pack", name] => Some(ObjectName::ContentPack(id(source)?, pack(name)?)),
             ["meta", source, "stream", name] => {
@@ -115,12 +160,21 @@ impl ObjectName {
     /// The source that the object belongs to; `None` for those of the repository itself.
     pub fn source(&self) -> Option<SourceUid> {
         match self {
-            ObjectName::Descriptor | ObjectName::Region | ObjectName::Domain { .. } => None,
+            ObjectName::Descriptor
+            | ObjectName::Region
+            | ObjectName::Domain { .. }
+            | ObjectName::Recipients(_)
+            | ObjectName::Audit(_) => None,
             ObjectName::Source(source)
             | ObjectName::SessionKeys(source, _)
+            | ObjectName::ResealedKeys(source, ..)
             | ObjectName::Open(source, _)
             | ObjectName::Register(source, ..)
             | ObjectName::Committed(source, ..)
+            | ObjectName::Tombstone(source, ..)
+            | ObjectName::Moved { source, .. }
+            | ObjectName::GcPlan(source, _)
+            | ObjectName::GcDecision(source, _)
             | ObjectName::StructurePack(source, _)
             | ObjectName::ContentPack(source, _)
             | ObjectName::StreamClaim(source, ..)
@@ -129,6 +183,19 @@ impl ObjectName {
             | ObjectName::IdleTail(source, ..)
             | ObjectName::History(source, _) => Some(*source),
         }
+    }
+
+    /// The name of the pack `pack` of `source`.
+    pub const fn of_pack(source: SourceUid, kind: KeyKind, pack: PackId) -> Self {
+        match kind {
+            KeyKind::Content => ObjectName::ContentPack(source, pack),
+            KeyKind::Structure => ObjectName::StructurePack(source, pack),
+        }
+    }
+
+    /// The prefix of the names of all records of what became of the pack `pack` of `source`.
+    pub fn moved_prefix(source: SourceUid, kind: KeyKind, pack: PackId) -> String {
+        format!("meta/{source}/moved/{}-{pack}.", word(kind))
     }
 
     /// The prefix of everything that `source` has under `meta/`, with the folder `folder` (`snap`, `open`, …).
@@ -148,13 +215,24 @@ impl fmt::Display for ObjectName {
             ObjectName::Descriptor => f.write_str("repo/descriptor"),
             ObjectName::Region => f.write_str("repo/region"),
             ObjectName::Domain { domain, epoch } => write!(f, "repo/domain/{domain}/{epoch}"),
+            ObjectName::Recipients(number) => write!(f, "repo/recipients/{number}"),
+            ObjectName::Audit(audit) => write!(f, "repo/audit/{audit}"),
             ObjectName::Source(source) => write!(f, "meta/{source}/source"),
             ObjectName::SessionKeys(source, session) => write!(f, "meta/{source}/keys/{session}"),
+            ObjectName::ResealedKeys(source, session, epoch) => write!(f, "meta/{source}/keys/{session}.{epoch}"),
             ObjectName::Open(source, session) => write!(f, "meta/{source}/open/{session}"),
             ObjectName::Register(source, snapshot, session) => write!(f, "meta/{source}/snap/{snapshot}.{session}"),
             ObjectName::Committed(source, snapshot, session) => {
                 write!(f, "meta/{source}/snap/{snapshot}.{session}.committed")
             }
+            ObjectName::Tombstone(source, snapshot, session) => {
+                write!(f, "meta/{source}/snap/{snapshot}.{session}.deleted")
+            }
+            ObjectName::Moved { source, kind, pack, mover } => {
+                write!(f, "meta/{source}/moved/{}-{pack}.{mover}", word(*kind))
+            }
+            ObjectName::GcPlan(source, run) => write!(f, "meta/{source}/gc/{run}"),
+            ObjectName::GcDecision(source, run) => write!(f, "meta/{source}/gc/{run}.decided"),
             ObjectName::StructurePack(source, pack) => write!(f, "meta/{source}/pack/{pack}"),
             ObjectName::ContentPack(source, pack) => write!(f, "data/{source}/pack/{pack}"),
             ObjectName::StreamClaim(source, generation, session) => {
@@ -184,6 +262,14 @@ impl fmt::Display for IdleMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let IdleMark { branch, offset, clock } = self;
         write!(f, "{branch:08x}-{offset:016x}-{offset:016x}-{clock:016x}")
+    }
+}
+
+/// The first part of the names of packs of this kind.
+const fn word(kind: KeyKind) -> &'static str {
+    match kind {
+        KeyKind::Content => "data",
+        KeyKind::Structure => "meta",
     }
 }
 
@@ -248,10 +334,18 @@ mod tests {
             ObjectName::Region,
             ObjectName::Domain { domain: DomainName::new("default").unwrap(), epoch: n },
             ObjectName::Source(source),
+            ObjectName::Recipients(n),
             ObjectName::SessionKeys(source, session),
+            ObjectName::ResealedKeys(source, session, n),
             ObjectName::Open(source, session),
             ObjectName::Register(source, snapshot, session),
             ObjectName::Committed(source, snapshot, session),
+            ObjectName::Audit(Uid(b)),
+            ObjectName::Tombstone(source, snapshot, session),
+            ObjectName::Moved { source, kind: KeyKind::Content, pack, mover: session },
+            ObjectName::Moved { source, kind: KeyKind::Structure, pack, mover: session },
+            ObjectName::GcPlan(source, session),
+            ObjectName::GcDecision(source, session),
             ObjectName::StructurePack(source, pack),
             ObjectName::ContentPack(source, pack),
             ObjectName::StreamClaim(source, Generation(n), session),

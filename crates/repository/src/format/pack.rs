@@ -80,7 +80,8 @@ impl FrameLocation {
 }
 
 /// Which secret a pack's key comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum KeyKind {
     /// The session secret: only recipients open it.
     Content,

@@ -29,6 +29,18 @@ pub enum RecordKind {
     StreamClaim,
     /// The history of a branch.
     History,
+    /// The end of a snapshot, or of a session that was fenced.
+    Tombstone,
+    /// Where the frames of a pack are now.
+    Moved,
+    /// What a run of the garbage collection does.
+    GcPlan,
+    /// Chunks that were read back and found whole.
+    Verified,
+    /// What must not be deleted; reserved.
+    Hold,
+    /// Proof of something that was done to the repository as a whole.
+    Audit,
 }
 
 impl RecordKind {
@@ -42,6 +54,12 @@ impl RecordKind {
             RecordKind::Fence => 5,
             RecordKind::StreamClaim => 6,
             RecordKind::History => 7,
+            RecordKind::Tombstone => 8,
+            RecordKind::Moved => 9,
+            RecordKind::GcPlan => 10,
+            RecordKind::Verified => 11,
+            RecordKind::Hold => 12,
+            RecordKind::Audit => 13,
         }
     }
 
@@ -54,6 +72,12 @@ impl RecordKind {
             5 => RecordKind::Fence,
             6 => RecordKind::StreamClaim,
             7 => RecordKind::History,
+            8 => RecordKind::Tombstone,
+            9 => RecordKind::Moved,
+            10 => RecordKind::GcPlan,
+            11 => RecordKind::Verified,
+            12 => RecordKind::Hold,
+            13 => RecordKind::Audit,
             _ => return Err(FormatError::Newer { what: WHAT, detail: format!("kind {byte}") }),
         })
     }

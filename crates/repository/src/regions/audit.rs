@@ -45,7 +45,7 @@ fn prefixes(source: SourceUid) -> Vec<String> {
     let meta = |kind: &str| format!("meta/{source}/{kind}");
     let mut all = ["source", "keys/", "open/", "stream/", "history/", "pack/"].map(meta).to_vec();
     all.push(format!("data/{source}/"));
-    all.extend(["tail/", "snap/"].map(meta));
+    all.extend(["moved/", "tail/", "gc/", "snap/"].map(meta));
     all
 }
 

@@ -13,7 +13,7 @@ pub(crate) enum Rank {
     Early,
     /// Packs and what else a manifest leans on.
     Pack,
-    /// Segments, tails and histories: no manifest leans on them.
+    /// Segments, tails, histories, tombstones and plans: no manifest leans on them.
     Log,
     /// The commit register: comes after every pack of its source.
     Commit,
@@ -45,11 +45,15 @@ impl<'a> Place<'a> {
         let after_dot = |text: &'a str| text.split('.').nth(1).unwrap_or_default();
         let (session, rank) = match (top, kind) {
             ("meta", "source") => ("", Rank::Pack),
-            ("meta", "keys" | "open") => (first, Rank::Early),
+            ("meta", "keys" | "open") => (first.split('.').next().unwrap_or_default(), Rank::Early),
             ("meta", "stream") => (after_dot(first), Rank::Early),
             (_, "pack") => (first.split('-').next().unwrap_or_default(), Rank::Pack),
             ("data", "log") | ("meta", "tail") => (after_dot(first), Rank::Log),
             ("meta", "history") => ("", Rank::Log),
+            // A reader that finds it before the packs that it names looks for them in another region.
+            ("meta", "moved") => (after_dot(first), Rank::Pack),
+            ("meta", "gc") => ("", Rank::Log),
+            ("meta", "snap") if first.ends_with(".deleted") => ("", Rank::Log),
             ("meta", "snap") => (after_dot(first), Rank::Commit),
             _ => ("", Rank::Other),
         };

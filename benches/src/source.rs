@@ -6,8 +6,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use breakwater_core::Timestamp;
-use breakwater_engine::{BackupEnd, BackupSession, EngineError, Entry, EntryKind, ExtentReader, ReadExtent};
+use breakwater_core::{Attributes, Timestamp};
+use breakwater_engine::{
+    BackupEnd, BackupSession, EngineError, Entry, EntryKind, ExtentReader, ReadExtent, Unreadable,
+};
 
 /// A read of the files of one directory.
 #[derive(Debug)]
@@ -29,12 +31,15 @@ fn entry(path: &Path) -> std::io::Result<Entry> {
     let meta = std::fs::metadata(path)?;
     Ok(Entry {
         path: path.file_name().unwrap_or_default().to_string_lossy().into_owned().into_bytes(),
-        kind: EntryKind::File { size: meta.len(), reader: Arc::new(Reader(File::open(path)?)) },
+        kind: EntryKind::file(meta.len(), Arc::new(Reader(File::open(path)?))),
         mode: meta.mode() & 0o7777,
         uid: meta.uid(),
         gid: meta.gid(),
         mtime: Timestamp::from_micros(meta.mtime() * 1_000_000 + meta.mtime_nsec() / 1000),
         last: false,
+        attributes: Attributes::default(),
+        stamp: None,
+        tolerant: false,
     })
 }
 
@@ -52,6 +57,7 @@ impl BackupSession for Directory {
             consistent_at: Timestamp::from_micros(1_795_179_038_000_123),
             facts: serde_json::Value::Null,
             warnings: Vec::new(),
+            unreadable: Unreadable::default(),
         })
     }
 }

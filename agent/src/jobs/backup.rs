@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use breakwater_core::{ErrorClass, SessionId, SnapshotId, SourceUid};
-use breakwater_engine::{BackupRequest, RecoveryRange};
+use breakwater_engine::{BackupRequest, BaseFacts, RecoveryRange};
 use breakwater_pipeline::backup::{BackupJob, BackupOutcome, Commit, GateError, LogGate, run_backup};
 use breakwater_proto::v1;
 use breakwater_repository::format::manifest::{Manifest, ManifestSource, SnapshotSession};
@@ -81,6 +81,7 @@ pub(super) async fn run(
         label: context.id.to_string(),
         fast: true,
         extent_size: open.repository.descriptor().extent_size,
+        base: base.as_ref().map(|base| BaseFacts { facts: base.facts.clone(), start: base.start, end: base.end }),
     };
     let engine = context
         .phase("reading", async {

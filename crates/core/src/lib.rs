@@ -3,14 +3,16 @@
 //! Nothing here does I/O, reads a clock or draws randomness: time and entropy come in through [`Clock`] and
 //! [`Entropy`], which the programs implement once.
 //!
-//! Reading order: [`error`](mod@error), [`id`], [`unit`](mod@unit), [`point`], [`clock`].
+//! Reading order: [`error`](mod@error), [`id`], [`unit`](mod@unit), [`point`], [`clock`], [`attributes`].
 
+pub mod attributes;
 pub mod clock;
 pub mod error;
 pub mod id;
 pub mod point;
 pub mod unit;
 
+pub use attributes::{Attributes, DeviceNumber};
 pub use clock::{Clock, Entropy};
 pub use error::{Chain, ErrorClass};
 pub use id::{

@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use breakwater_core::{LogPosition, Lsn, Timestamp};
+use breakwater_core::{Attributes, LogPosition, Lsn, Timestamp};
 use breakwater_engine::{
     BackupEnd, BackupRequest, BackupSession, EngineError, EngineErrorKind, Entry, EntryKind, ExtentReader,
-    RecoveryRange,
+    RecoveryRange, Unreadable,
 };
 use bytes::Bytes;
 use tokio_postgres::types::ToSql;
@@ -195,7 +195,7 @@ impl PostgresSession {
                 let segment = checksummed_segment(&path);
                 let pages = self.pages.as_ref().zip(segment).map(|(rules, segment)| (Arc::clone(rules), segment));
                 let reader: Arc<dyn ExtentReader> = Arc::new(FileReader::new(absolute, metadata.len(), pages));
-                EntryKind::File { size: metadata.len(), reader }
+                EntryKind::file(metadata.len(), reader)
             }
         };
         entry_of(path, kind, &metadata)
@@ -220,6 +220,9 @@ fn entry_of(path: Vec<u8>, kind: EntryKind, metadata: &std::fs::Metadata) -> Ent
         gid: metadata.gid(),
         mtime: Timestamp::from_micros(micros),
         last: false,
+        attributes: Attributes::default(),
+        stamp: None,
+        tolerant: false,
     }
 }
 
@@ -278,7 +281,7 @@ impl BackupSession for PostgresSession {
 
         let mut warnings = self.walk.map(|walk| walk.notes).unwrap_or_default();
         warnings.extend(config_files.warnings);
-        let memory = |bytes: Bytes| EntryKind::File { size: bytes.len() as u64, reader: Arc::new(MemoryReader(bytes)) };
+        let memory = |bytes: Bytes| EntryKind::file(bytes.len() as u64, Arc::new(MemoryReader(bytes)));
         let label_entry = entry_of(b"backup_label".to_vec(), memory(Bytes::from(label.into_bytes())), &metadata);
         let mut control_entry =
             entry_of(CONTROL_PATH.as_bytes().to_vec(), memory(Bytes::from(control_bytes)), &metadata);
@@ -301,7 +304,8 @@ impl BackupSession for PostgresSession {
         let facts = serde_json::to_value(facts).map_err(|error| internal("facts do not become JSON").because(error))?;
         let at = |lsn: Lsn| LogPosition::new(control.timeline.0, lsn.0);
         let range = Some(RecoveryRange { start: at(self.start), end: at(end) });
-        Ok(BackupEnd { entries: vec![label_entry, control_entry], range, consistent_at, facts, warnings })
+        let (entries, unreadable) = (vec![label_entry, control_entry], Unreadable::default());
+        Ok(BackupEnd { entries, range, consistent_at, facts, warnings, unreadable })
     }
 }
 

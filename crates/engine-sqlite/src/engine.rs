@@ -5,10 +5,10 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use breakwater_core::{Clock, Timestamp};
+use breakwater_core::{Attributes, Clock, Timestamp};
 use breakwater_engine::{
     BackupEnd, BackupRequest, BackupSession, Capabilities, Engine, EngineError, EngineErrorKind, Entry, EntryKind,
-    ExtentReader, Finding, LogSource, Probe, ReadExtent, Severity,
+    ExtentReader, Finding, LogSource, Probe, ReadExtent, Severity, Unreadable,
 };
 
 use crate::copy::{self, Copy};
@@ -164,15 +164,15 @@ impl SqliteSession {
         let micros = metadata.mtime().saturating_mul(1_000_000).saturating_add(metadata.mtime_nsec() / 1000);
         let entry = Entry {
             path: facts.file_name.clone().into_bytes(),
-            kind: EntryKind::File {
-                size,
-                reader: Arc::new(CopyReader { file, path: place.canonical.display().to_string() }),
-            },
+            kind: EntryKind::file(size, Arc::new(CopyReader { file, path: place.canonical.display().to_string() })),
             mode: metadata.mode() & 0o7777,
             uid: metadata.uid(),
             gid: metadata.gid(),
             mtime: Timestamp::from_micros(micros),
             last: false,
+            attributes: Attributes::default(),
+            stamp: None,
+            tolerant: false,
         };
         SqliteSession { entry: Some(entry), facts, consistent_at }
     }
@@ -196,6 +196,7 @@ impl BackupSession for SqliteSession {
             consistent_at: self.consistent_at,
             facts,
             warnings: Vec::new(),
+            unreadable: Unreadable::default(),
         })
     }
 }

@@ -64,7 +64,7 @@ impl Fixture {
 }
 
 fn request() -> BackupRequest {
-    BackupRequest { label: "test".to_owned(), fast: true, extent_size: 64 * 1024 }
+    BackupRequest { label: "test".to_owned(), fast: true, extent_size: 64 * 1024, base: None }
 }
 
 async fn back_up(engine: &SqliteEngine, into: &Path) -> Result<BackupEnd, EngineError> {
@@ -77,7 +77,7 @@ async fn back_up(engine: &SqliteEngine, into: &Path) -> Result<BackupEnd, Engine
 }
 
 fn lay(entry: &Entry, into: &Path) {
-    let EntryKind::File { size, reader } = &entry.kind else { panic!("not a file: {entry:?}") };
+    let EntryKind::File { size, reader, .. } = &entry.kind else { panic!("not a file: {entry:?}") };
     let mut bytes = vec![0; usize::try_from(*size).unwrap()];
     let answer = reader.read_at(0, &mut bytes).unwrap();
     assert_eq!(answer.length, bytes.len());

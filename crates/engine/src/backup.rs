@@ -1,11 +1,8 @@
 //! A consistent read of a source: entries with readers, then an end that says what range the copy needs.
 
-use std::fmt::Debug;
-use std::sync::Arc;
-
 use breakwater_core::{LogPosition, Timestamp};
 
-use crate::EngineError;
+use crate::{EngineError, Entry, Unreadable};
 
 /// How a backup is to be taken.
 #[derive(Clone, Debug)]
@@ -16,60 +13,20 @@ pub struct BackupRequest {
     pub fast: bool,
     /// Bytes of one extent; a multiple of the page size.
     pub extent_size: u32,
+    /// The snapshot that this backup is compared with, so that the engine can say what has changed since; `None` for the
+    /// first one, and where everything is to be read.
+    pub base: Option<BaseFacts>,
 }
 
-/// What one entry is.
+/// What the manifest of the base says.
 #[derive(Clone, Debug)]
-pub enum EntryKind {
-    /// A file of about `size` bytes (the size when it was listed: reading may find less, more is not asked for).
-    File {
-        /// Bytes when listed.
-        size: u64,
-        /// Reads its bytes.
-        reader: Arc<dyn ExtentReader>,
-    },
-    /// A directory.
-    Directory,
-    /// A symbolic link and its target bytes.
-    Symlink {
-        /// Where it points.
-        target: Vec<u8>,
-    },
-}
-
-/// One thing to store, with the metadata that a restore puts back.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// Path relative to the source's root: bytes, `/` between parts, no empty, `.` or `..` part.
-    pub path: Vec<u8>,
-    /// What it is.
-    pub kind: EntryKind,
-    /// Permission bits.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Last change of the content.
-    pub mtime: Timestamp,
-    /// Put in place last by a restore, so that half a restore can never start (PostgreSQL: `global/pg_control`).
-    pub last: bool,
-}
-
-/// The answer of one read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReadExtent {
-    /// Bytes read; fewer than asked only where the file ends now (it was truncated or removed meanwhile, which the log
-    /// replays).
-    pub length: usize,
-    /// Page numbers (within the file) whose checksum is wrong although they did not change between two reads.
-    pub damaged_pages: Vec<u64>,
-}
-
-/// Reads one file, from any thread, in any order. Blocking.
-pub trait ExtentReader: Send + Sync + Debug {
-    /// Fills `buffer` with the bytes from `offset`.
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<ReadExtent, EngineError>;
+pub struct BaseFacts {
+    /// The engine's own facts, as it gave them in [`BackupEnd::facts`].
+    pub facts: serde_json::Value,
+    /// Where replay of the base begins.
+    pub start: Option<LogPosition>,
+    /// Where the base is consistent.
+    pub end: Option<LogPosition>,
 }
 
 /// The range of the log that makes a copy consistent.
@@ -92,10 +49,13 @@ pub struct BackupEnd {
     /// Where there is a log, what was acknowledged within the last instant before it may only come with the log after
     /// `range.end`.
     pub consistent_at: Timestamp,
-    /// What the engine wants to find again at restore.
+    /// What the engine wants to find again at restore, and in [`BackupRequest::base`].
     pub facts: serde_json::Value,
     /// What a person should know (damaged pages are reported by the pipeline, not here).
     pub warnings: Vec<String>,
+    /// What could not even be listed, such as a directory that may not be read. The backup is partial when there is any.
+    /// What was listed as [`tolerant`](Entry::tolerant) and could not be read is the pipeline's to report.
+    pub unreadable: Unreadable,
 }
 
 /// A read in progress. Entries come in ascending path order; [`finish`](Self::finish) must follow the last one, within

@@ -263,7 +263,7 @@ async fn read(
     .await?;
     let (structure, early, figures) = blocking(move || assembler.finish()).await?;
 
-    let BackupEnd { mut entries, range, consistent_at, facts, warnings } = tokio::select! {
+    let BackupEnd { mut entries, range, consistent_at, facts, warnings, unreadable } = tokio::select! {
         biased;
         () = stop.set() => return Err(PipelineError::Cancelled),
         end = engine.finish() => end.map_err(PipelineError::engine("ending the read of the source"))?,
@@ -293,6 +293,8 @@ async fn read(
     sessions.extend(tree.iter().map(|frame| frame.pack.session));
     let mut warnings = warnings;
     warnings.extend(compared.warning());
+    warnings
+        .extend(unreadable.paths.iter().map(|path| format!("not read: {}: {}", path.path.escape_ascii(), path.reason)));
     warnings.extend(figures.damage_in_words());
     let intent = session.intent();
     let manifest = Manifest {

@@ -5,8 +5,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use breakwater_core::Timestamp;
-use breakwater_engine::{BackupEnd, BackupSession, EngineError, Entry, EntryKind, ExtentReader, ReadExtent};
+use breakwater_core::{Attributes, Timestamp};
+use breakwater_engine::{
+    BackupEnd, BackupSession, EngineError, Entry, EntryKind, ExtentReader, ReadExtent, Unreadable,
+};
 
 use crate::tree::{Item, Node, Tree};
 
@@ -25,12 +27,21 @@ fn entry(path: &[u8], item: &Item, (uid, gid): (u32, u32)) -> Entry {
     let kind = match &item.node {
         Node::Directory => EntryKind::Directory,
         Node::Link(target) => EntryKind::Symlink { target: target.clone() },
-        Node::File(content) => {
-            EntryKind::File { size: content.len() as u64, reader: Arc::new(Reader(Arc::clone(content))) }
-        }
+        Node::File(content) => EntryKind::file(content.len() as u64, Arc::new(Reader(Arc::clone(content)))),
     };
     let last = path.ends_with(b"pg_control");
-    Entry { path: path.to_vec(), kind, mode: item.mode, uid, gid, mtime: Timestamp::from_micros(item.mtime), last }
+    Entry {
+        path: path.to_vec(),
+        kind,
+        mode: item.mode,
+        uid,
+        gid,
+        mtime: Timestamp::from_micros(item.mtime),
+        last,
+        attributes: Attributes::default(),
+        stamp: None,
+        tolerant: false,
+    }
 }
 
 #[async_trait::async_trait]
@@ -47,6 +58,7 @@ impl BackupSession for TreeSession {
             consistent_at: Timestamp::from_micros(1_795_179_038_000_123),
             facts: serde_json::json!({"engine": "tree"}),
             warnings: Vec::new(),
+            unreadable: Unreadable::default(),
         })
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn engine(cluster: &Cluster) -> PostgresEngine {
 }
 
 pub(crate) fn request(label: &str) -> BackupRequest {
-    BackupRequest { label: label.to_owned(), fast: true, extent_size: EXTENT }
+    BackupRequest { label: label.to_owned(), fast: true, extent_size: EXTENT, base: None }
 }
 
 /// What a whole backup gave.
@@ -86,7 +86,7 @@ async fn lay(entry: &Entry, target: &Path, damaged: &mut BTreeMap<String, Vec<u6
     match &entry.kind {
         EntryKind::Directory => std::fs::create_dir(&path).unwrap(),
         EntryKind::Symlink { target } => symlink(std::str::from_utf8(target).unwrap(), &path).unwrap(),
-        EntryKind::File { size, reader } => {
+        EntryKind::File { size, reader, .. } => {
             let (size, reader) = (*size, Arc::clone(reader));
             let (bytes, pages) = tokio::task::spawn_blocking(move || {
                 let (mut bytes, mut pages) = (Vec::new(), Vec::new());
@@ -111,6 +111,7 @@ async fn lay(entry: &Entry, target: &Path, damaged: &mut BTreeMap<String, Vec<u6
                 damaged.insert(name.to_owned(), pages);
             }
         }
+        other => panic!("PostgreSQL has no such entries: {other:?}"),
     }
     own(&path, entry);
     Ok(())

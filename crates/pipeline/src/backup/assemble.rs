@@ -122,7 +122,7 @@ impl<L: LeafStore> Assembler<L> {
     fn begin(&mut self, meta: Meta) -> Result<(), PipelineError> {
         let extents = match meta.kind {
             MetaKind::File { listed } => listed.div_ceil(u64::from(self.extent_size.max(1))),
-            MetaKind::Directory | MetaKind::Symlink { .. } => 0,
+            MetaKind::Other(_) => 0,
         };
         let previous_is_large =
             self.pending.back().is_some_and(|pending| pending.extents(self.extent_size) >= OWN_LEAF);
@@ -197,20 +197,20 @@ impl<L: LeafStore> Assembler<L> {
     }
 
     fn emit(&mut self, pending: Pending) -> Result<(), PipelineError> {
-        let Meta { path, mode, uid, gid, mtime, last, kind } = pending.meta;
+        let Meta { path, mode, uid, gid, mtime, last, attributes, stamp, kind } = pending.meta;
         let kind = match kind {
             MetaKind::File { .. } => {
                 TreeKind::File { size: pending.size, extent: self.extent_size, leaves: pending.leaves }
             }
-            MetaKind::Directory => TreeKind::Directory,
-            MetaKind::Symlink { target } => TreeKind::Symlink { target },
+            MetaKind::Other(kind) => kind,
         };
         let is_file = matches!(kind, TreeKind::File { .. });
         self.figures.files += u64::from(is_file);
         self.figures.others += u64::from(!is_file);
         self.figures.bytes += pending.size;
         self.progress.entry(is_file);
-        self.spool.push(&TreeEntry { path, kind, mode, uid, gid, mtime, last })
+        let changed = false;
+        self.spool.push(&TreeEntry { path, kind, mode, uid, gid, mtime, last, attributes, stamp, changed })
     }
 }
 
@@ -218,7 +218,7 @@ impl Pending {
     fn extents(&self, extent_size: u32) -> u64 {
         match self.meta.kind {
             MetaKind::File { listed } => listed.div_ceil(u64::from(extent_size.max(1))),
-            MetaKind::Directory | MetaKind::Symlink { .. } => 0,
+            MetaKind::Other(_) => 0,
         }
     }
 }
@@ -246,7 +246,7 @@ fn path_hash(path: &[u8]) -> u64 {
 mod tests {
     use std::collections::BTreeMap;
 
-    use breakwater_core::Timestamp;
+    use breakwater_core::{Attributes, Timestamp};
     use breakwater_crypto::ChunkId;
     use breakwater_engine::{EngineError, ExtentReader, ReadExtent};
     use breakwater_repository::format::{Codec, PackId};
@@ -299,7 +299,17 @@ mod tests {
                 base_leaves: Vec::new(),
             };
             let (run, kind) = (Arc::new(run), MetaKind::File { listed });
-            let meta = Meta { path, mode: 0, uid: 0, gid: 0, mtime: Timestamp(0), last: false, kind };
+            let meta = Meta {
+                path,
+                mode: 0,
+                uid: 0,
+                gid: 0,
+                mtime: Timestamp(0),
+                last: false,
+                attributes: Attributes::default(),
+                stamp: None,
+                kind,
+            };
             assembler.accept(Done::Begin(meta)).unwrap();
             for index in 0..*extents {
                 let extent = Some(Extent::Stored(location(16, id ^ index)));

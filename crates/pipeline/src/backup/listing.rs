@@ -2,6 +2,7 @@
 
 use breakwater_engine::{BackupSession, Entry, EntryKind};
 use breakwater_repository::format::leaf::EXTENTS_MAX;
+use breakwater_repository::format::tree::TreeKind;
 use tokio::sync::mpsc;
 
 use super::base::{Base, BaseFile};
@@ -48,15 +49,20 @@ pub(crate) async fn enqueue(
     extent_size: u32,
     progress: &Progress,
 ) -> bool {
-    let Entry { path, kind, mode, uid, gid, mtime, last } = entry;
+    let Entry { path, kind, mode, uid, gid, mtime, last, attributes, stamp, tolerant: _ } = entry;
     let (kind, content) = match kind {
-        EntryKind::File { size, reader } => (MetaKind::File { listed: size }, Some((size, reader))),
-        EntryKind::Directory => (MetaKind::Directory, None),
-        EntryKind::Symlink { target } => (MetaKind::Symlink { target }, None),
+        EntryKind::File { size, reader, .. } => (MetaKind::File { listed: size }, Some((size, reader))),
+        EntryKind::Directory => (MetaKind::Other(TreeKind::Directory), None),
+        EntryKind::Symlink { target } => (MetaKind::Other(TreeKind::Symlink { target }), None),
+        EntryKind::Hardlink { target } => (MetaKind::Other(TreeKind::Hardlink { target }), None),
+        EntryKind::Fifo => (MetaKind::Other(TreeKind::Fifo), None),
+        EntryKind::Socket => (MetaKind::Other(TreeKind::Socket), None),
+        EntryKind::CharDevice(number) => (MetaKind::Other(TreeKind::CharDevice(number)), None),
+        EntryKind::BlockDevice(number) => (MetaKind::Other(TreeKind::BlockDevice(number)), None),
     };
     let mut in_base: Option<BaseFile> = base.file(&path).await;
     let shared: std::sync::Arc<[u8]> = path.as_slice().into();
-    if queue.send(Work::Begin(Meta { path, mode, uid, gid, mtime, last, kind })).await.is_err() {
+    if queue.send(Work::Begin(Meta { path, mode, uid, gid, mtime, last, attributes, stamp, kind })).await.is_err() {
         return false;
     }
     let Some((listed, reader)) = content else { return true };

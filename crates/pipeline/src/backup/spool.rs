@@ -105,14 +105,25 @@ fn bad(error: &breakwater_repository::format::FormatError) -> PipelineError {
 
 #[cfg(test)]
 mod tests {
-    use breakwater_core::Timestamp;
+    use breakwater_core::{Attributes, Timestamp};
     use breakwater_repository::format::tree::TreeKind;
 
     use super::*;
 
     fn entry(path: &str, mode: u32) -> TreeEntry {
         let path = path.as_bytes().to_vec();
-        TreeEntry { path, kind: TreeKind::Directory, mode, uid: 0, gid: 0, mtime: Timestamp(0), last: false }
+        TreeEntry {
+            path,
+            kind: TreeKind::Directory,
+            mode,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp(0),
+            last: false,
+            attributes: Attributes::default(),
+            stamp: None,
+            changed: false,
+        }
     }
 
     fn spooled(entries: &[TreeEntry]) -> Spooled {

@@ -5,10 +5,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use breakwater_core::Timestamp;
+use breakwater_core::{Attributes, Timestamp};
 use breakwater_engine::ExtentReader;
 use breakwater_repository::format::FrameLocation;
 use breakwater_repository::format::leaf::Extent;
+use breakwater_repository::format::tree::TreeKind;
 use tokio::sync::mpsc;
 
 /// What an entry is, without its content.
@@ -20,6 +21,8 @@ pub(crate) struct Meta {
     pub(crate) gid: u32,
     pub(crate) mtime: Timestamp,
     pub(crate) last: bool,
+    pub(crate) attributes: Attributes,
+    pub(crate) stamp: Option<String>,
     pub(crate) kind: MetaKind,
 }
 
@@ -27,13 +30,9 @@ pub(crate) struct Meta {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum MetaKind {
     /// A file of this many bytes when it was listed.
-    File {
-        listed: u64,
-    },
-    Directory,
-    Symlink {
-        target: Vec<u8>,
-    },
+    File { listed: u64 },
+    /// Something without content.
+    Other(TreeKind),
 }
 
 /// Neighbouring extents of one file, with what the base holds at their place.

@@ -81,6 +81,14 @@ impl Laying {
                 let path = if entry.last { self.temporary_name(entry.path) } else { entry.path };
                 self.file(path, attributes, size, extent, &leaves).await?;
             }
+            TreeKind::Hardlink { .. }
+            | TreeKind::Fifo
+            | TreeKind::Socket
+            | TreeKind::CharDevice(_)
+            | TreeKind::BlockDevice(_) => {
+                let what = format!("`{}` is of a kind that this version cannot lay", entry.path.escape_ascii());
+                return Err(PipelineError::bad_tree(what));
+            }
         }
         Ok(())
     }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use breakwater_core::{LogPosition, Timestamp};
+use breakwater_core::{Attributes, LogPosition, Timestamp};
 use breakwater_engine::{
     BackupEnd, BackupSession, EngineError, EngineErrorKind, Entry, EntryKind, ExtentReader, ReadExtent, RecoveryRange,
+    Unreadable,
 };
 
 use crate::tree::{Item, Node, Tree};
@@ -60,15 +61,15 @@ fn entry(path: &[u8], item: &Item, behaviour: &Behaviour, bytes_read: &Arc<Atomi
     let kind = match &item.node {
         Node::Directory => EntryKind::Directory,
         Node::Link(target) => EntryKind::Symlink { target: target.clone() },
-        Node::File(content) => EntryKind::File {
-            size: content.len() as u64,
-            reader: Arc::new(Reader {
+        Node::File(content) => EntryKind::file(
+            content.len() as u64,
+            Arc::new(Reader {
                 path: path.to_vec(),
                 content: Arc::clone(content),
                 behaviour: behaviour.clone(),
                 bytes_read: Arc::clone(bytes_read),
             }),
-        },
+        ),
     };
     Entry {
         path: path.to_vec(),
@@ -78,6 +79,9 @@ fn entry(path: &[u8], item: &Item, behaviour: &Behaviour, bytes_read: &Arc<Atomi
         gid: rustix::process::getgid().as_raw(),
         mtime: Timestamp::from_micros(item.mtime),
         last: path.ends_with(b"pg_control"),
+        attributes: Attributes::default(),
+        stamp: None,
+        tolerant: false,
     }
 }
 
@@ -99,6 +103,7 @@ impl BackupSession for FakeSession {
             consistent_at: Timestamp::from_micros(1_795_179_038_000_123),
             facts: serde_json::json!({"engine": "fake"}),
             warnings: vec!["a warning of the engine".to_owned()],
+            unreadable: Unreadable::default(),
         })
     }
 }

@@ -1,7 +1,5 @@
 //! Paths inside a tree: bytes written as printable ASCII, and the promise that a path stays inside the target.
 
-use std::collections::HashSet;
-
 use super::FormatError;
 
 const WHAT: &str = "tree path";
@@ -60,7 +58,9 @@ pub fn check(path: &[u8]) -> Result<(), FormatError> {
 #[derive(Debug, Default)]
 pub struct PathOrder {
     last: Option<Vec<u8>>,
-    links: HashSet<Vec<u8>>,
+    /// Links that a path to come could still lie below, each of them a prefix of the next: what lies below `x` comes
+    /// before whatever is greater than `x/` and does not begin with it.
+    links: Vec<Vec<u8>>,
 }
 
 impl PathOrder {
@@ -70,18 +70,27 @@ impl PathOrder {
         if self.last.as_deref().is_some_and(|last| last >= path) {
             return Err(FormatError::damaged(WHAT, format!("`{}` is out of order", escape(path))));
         }
-        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-        if !self.links.is_empty()
-            && slashes.into_iter().any(|(at, _)| path.get(..at).is_some_and(|parent| self.links.contains(parent)))
-        {
+        while self.links.last().is_some_and(|link| is_past(path, link)) {
+            self.links.pop();
+        }
+        if self.links.iter().any(|link| is_below(path, link)) {
             return Err(FormatError::damaged(WHAT, format!("`{}` lies below a symbolic link", escape(path))));
         }
         if is_link {
-            self.links.insert(path.to_vec());
+            self.links.push(path.to_vec());
         }
         self.last = Some(path.to_vec());
         Ok(())
     }
+}
+
+fn is_below(path: &[u8], link: &[u8]) -> bool {
+    path.strip_prefix(link).is_some_and(|rest| rest.first() == Some(&b'/'))
+}
+
+/// Whether nothing from `path` on can lie below `link`, which comes before it.
+fn is_past(path: &[u8], link: &[u8]) -> bool {
+    path.strip_prefix(link).is_none_or(|rest| rest.first().is_some_and(|byte| *byte > b'/'))
 }
 
 #[cfg(test)]
@@ -138,5 +147,20 @@ mod tests {
         assert!(order.next(b"a/1", false).is_err(), "backwards");
         assert!(order.next(b"b/evil/passwd", false).is_err(), "below a link");
         order.next(b"bb/x", false).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn what_lies_below_a_link_is_always_found(paths in prop::collection::btree_map("[a!0]{1,3}(/[a!0]{1,2}){0,2}", any::<bool>(), 0..20)) {
+            let mut order = PathOrder::default();
+            let mut links: Vec<String> = Vec::new();
+            for (path, is_link) in paths {
+                let below = links.iter().any(|link| path.starts_with(&format!("{link}/")));
+                prop_assert_eq!(order.next(path.as_bytes(), is_link).is_err(), below);
+                if is_link && !below {
+                    links.push(path);
+                }
+            }
+        }
     }
 }

@@ -1,10 +1,14 @@
 //! Trees: the entries of a snapshot, one JSON line each, in path order, cut into frames at line ends.
 
-use breakwater_core::Timestamp;
+mod line;
+
+use breakwater_core::{Attributes, DeviceNumber, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::path::{PathOrder, check, escape, unescape};
+use super::path::{PathOrder, check, escape};
 use super::{FormatError, FrameLocation};
+
+use line::Line;
 
 const WHAT: &str = "tree";
 
@@ -28,6 +32,12 @@ pub struct TreeEntry {
     pub mtime: Timestamp,
     /// Put in place last by a restore.
     pub last: bool,
+    /// More metadata, for file trees.
+    pub attributes: Attributes,
+    /// The engine's token for this content: an entry with an equal one holds the same bytes.
+    pub stamp: Option<String>,
+    /// The file was being changed whenever it was read: its bytes may be of several states.
+    pub changed: bool,
 }
 
 /// What an entry is.
@@ -37,7 +47,8 @@ pub enum TreeKind {
     File {
         /// Bytes.
         size: u64,
-        /// Bytes of every extent but the last.
+        /// Bytes of every extent but the last; 0 for a file that is cut where its content says, whose extents are chunks
+        /// of any length that add up to `size`.
         extent: u32,
         /// Where its extents are listed, in order.
         leaves: Vec<LeafRef>,
@@ -49,6 +60,19 @@ pub enum TreeKind {
         /// Where it points.
         target: Vec<u8>,
     },
+    /// Another name of a file of this tree.
+    Hardlink {
+        /// The path of that file, which comes before this entry.
+        target: Vec<u8>,
+    },
+    /// A named pipe.
+    Fifo,
+    /// A socket's name.
+    Socket,
+    /// A character device.
+    CharDevice(DeviceNumber),
+    /// A block device.
+    BlockDevice(DeviceNumber),
 }
 
 /// Some extents of one leaf.
@@ -63,102 +87,41 @@ pub struct LeafRef {
     pub count: u32,
 }
 
-/// Number of extents of a file of `size` bytes.
+/// Number of extents of a file of `size` bytes whose extents have `extent` bytes each; not to be asked for a file that is
+/// cut where its content says.
 pub const fn extent_count(size: u64, extent: u32) -> u64 {
     if extent == 0 { 0 } else { size.div_ceil(extent as u64) }
 }
 
-/// An entry as it is written.
-#[derive(Serialize, Deserialize)]
-struct Line {
-    path: String,
-    #[serde(rename = "type")]
-    kind: String,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    mtime: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    size: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    extent: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    leaves: Option<Vec<LeafRef>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    target: Option<String>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    last: bool,
-}
-
 impl TreeEntry {
-    fn to_line(&self) -> Line {
-        let mut line = Line {
-            path: escape(&self.path),
-            kind: String::new(),
-            mode: self.mode,
-            uid: self.uid,
-            gid: self.gid,
-            mtime: self.mtime,
-            size: None,
-            extent: None,
-            leaves: None,
-            target: None,
-            last: self.last,
-        };
-        match &self.kind {
-            TreeKind::File { size, extent, leaves } => {
-                "file".clone_into(&mut line.kind);
-                line.size = Some(*size);
-                line.extent = Some(*extent);
-                line.leaves = Some(leaves.clone());
-            }
-            TreeKind::Directory => "dir".clone_into(&mut line.kind),
-            TreeKind::Symlink { target } => {
-                "symlink".clone_into(&mut line.kind);
-                line.target = Some(escape(target));
-            }
-        }
-        line
-    }
-
-    fn from_line(line: Line) -> Result<Self, FormatError> {
-        let damaged = |detail: &str| FormatError::damaged(WHAT, format!("entry `{}` {detail}", line.path));
-        let kind = match line.kind.as_str() {
-            "file" => {
-                let (Some(size), Some(extent), Some(leaves)) = (line.size, line.extent, line.leaves.clone()) else {
-                    return Err(damaged("is a file without size, extent or leaves"));
-                };
-                TreeKind::File { size, extent, leaves }
-            }
-            "dir" => TreeKind::Directory,
-            "symlink" => {
-                let target = line.target.as_deref().ok_or_else(|| damaged("is a link without target"))?;
-                TreeKind::Symlink { target: unescape(target)? }
-            }
-            other => return Err(FormatError::Newer { what: WHAT, detail: format!("entry type `{other}`") }),
-        };
-        let path = unescape(&line.path)?;
-        let Line { mode, uid, gid, mtime, last, .. } = line;
-        let entry = TreeEntry { path, kind, mode, uid, gid, mtime, last };
-        entry.check()?;
-        Ok(entry)
-    }
-
     /// Refuses an entry that contradicts itself or leaves the target.
     fn check(&self) -> Result<(), FormatError> {
         check(&self.path)?;
         let damaged =
             |detail: &str| Err(FormatError::damaged(WHAT, format!("entry `{}` {detail}", escape(&self.path))));
+        if self.attributes.nanos > 999 {
+            return damaged("has more nanoseconds than a microsecond has");
+        }
+        let names = || self.attributes.xattrs.iter().map(|(name, _)| name);
+        if names().any(|name| name.is_empty() || name.contains(&0)) || !names().is_sorted_by(|one, next| one < next) {
+            return damaged("has attributes without a usable name or out of order");
+        }
         match &self.kind {
             TreeKind::File { size, extent, leaves } => {
                 let listed: u64 = leaves.iter().map(|leaf| u64::from(leaf.count)).sum();
-                if listed != extent_count(*size, *extent) || (*extent == 0 && *size > 0) {
-                    return damaged("does not list the extents that its size needs");
-                }
-                Ok(())
+                // Of chunks only the leaves know the lengths; whoever reads those adds them up.
+                let fits =
+                    if *extent == 0 { (listed == 0) == (*size == 0) } else { listed == extent_count(*size, *extent) };
+                if fits { Ok(()) } else { damaged("does not list the extents that its size needs") }
             }
             TreeKind::Symlink { target } if target.is_empty() || target.contains(&0) => damaged("has no usable target"),
-            TreeKind::Symlink { .. } | TreeKind::Directory => Ok(()),
+            TreeKind::Hardlink { target } if check(target).is_err() || *target >= self.path => {
+                damaged("is a hard link to something that does not come before it")
+            }
+            _ if self.attributes.sparse && !matches!(self.kind, TreeKind::File { .. }) => {
+                damaged("is no file and has holes")
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -175,7 +138,7 @@ impl TreeEncoder {
     pub fn push(&mut self, entry: &TreeEntry) -> Result<Option<Vec<u8>>, FormatError> {
         entry.check()?;
         self.order.next(&entry.path, matches!(entry.kind, TreeKind::Symlink { .. }))?;
-        serde_json::to_writer(&mut self.lines, &entry.to_line())
+        serde_json::to_writer(&mut self.lines, &Line::of(entry))
             .map_err(|source| FormatError::Json { what: WHAT, source })?;
         self.lines.push(b'\n');
         Ok((self.lines.len() >= FRAME_AIM).then(|| std::mem::take(&mut self.lines)))
@@ -204,7 +167,8 @@ impl TreeDecoder {
         let mut entries = Vec::new();
         for line in lines.split(|byte| *byte == b'\n') {
             let line: Line = serde_json::from_slice(line).map_err(|source| FormatError::Json { what: WHAT, source })?;
-            let entry = TreeEntry::from_line(line)?;
+            let entry = line.entry()?;
+            entry.check()?;
             self.order.next(&entry.path, matches!(entry.kind, TreeKind::Symlink { .. }))?;
             entries.push(entry);
         }
@@ -231,10 +195,26 @@ mod tests {
         }
     }
 
+    fn attributes() -> impl Strategy<Value = (Attributes, Option<String>, bool)> {
+        let names = prop::collection::btree_map(prop::collection::vec(1..=255u8, 1..9), any::<Vec<u8>>(), 0..3);
+        let rest = any::<(u16, Option<String>, Option<String>, bool, Option<i64>, Option<String>, bool)>();
+        (names, rest).prop_map(|(xattrs, (nanos, user, group, sparse, born, stamp, changed))| {
+            let (nanos, born) = (nanos % 1000, born.map(Timestamp));
+            let xattrs = xattrs.into_iter().collect();
+            (Attributes { nanos, user, group, xattrs, sparse, born }, stamp, changed)
+        })
+    }
+
     fn entries() -> impl Strategy<Value = Vec<TreeEntry>> {
-        let kind = any::<(u8, u32)>().prop_map(|(kind, size)| match kind % 4 {
+        let kind = any::<(u8, u32)>().prop_map(|(kind, size)| match kind % 10 {
             0 => TreeKind::Directory,
             1 => TreeKind::Symlink { target: vec![kind | 1; 3] },
+            2 => TreeKind::Fifo,
+            3 => TreeKind::Socket,
+            4 => TreeKind::CharDevice(DeviceNumber { major: size, minor: 7 }),
+            5 => TreeKind::BlockDevice(DeviceNumber { major: 1, minor: size }),
+            6 => TreeKind::Hardlink { target: vec![1] },
+            7 => TreeKind::File { size: u64::from(size) + 1, extent: 0, leaves: vec![leaf(size | 1)] },
             _ => {
                 let count = u32::try_from(extent_count(u64::from(size), 4096)).unwrap();
                 TreeKind::File { size: u64::from(size), extent: 4096, leaves: vec![leaf(count)] }
@@ -242,18 +222,28 @@ mod tests {
         });
         let path = prop::collection::vec(1..=255u8, 1..12)
             .prop_filter("no parts", |path| !path.contains(&b'/') && path != b"." && path != b"..");
-        prop::collection::btree_map(path, (kind, any::<(u32, u32, u32, i64, bool)>()), 0..30).prop_map(|map| {
-            let entry = |(path, (kind, (mode, uid, gid, mtime, last)))| TreeEntry {
-                path,
-                kind,
-                mode,
-                uid,
-                gid,
-                mtime: Timestamp(mtime),
-                last,
-            };
-            map.into_iter().map(entry).collect()
-        })
+        prop::collection::btree_map(path, (kind, any::<(u32, u32, u32, i64, bool)>(), attributes()), 0..30).prop_map(
+            |map| {
+                let entry = |(path, (kind, (mode, uid, gid, mtime, last), (attributes, stamp, changed)))| TreeEntry {
+                    path,
+                    kind,
+                    mode,
+                    uid,
+                    gid,
+                    mtime: Timestamp(mtime),
+                    last,
+                    attributes,
+                    stamp,
+                    changed,
+                };
+                let mut entries: Vec<TreeEntry> = map.into_iter().map(entry).collect();
+                for entry in &mut entries {
+                    entry.attributes.sparse &= matches!(entry.kind, TreeKind::File { .. });
+                }
+                entries.retain(|entry| !matches!(entry.kind, TreeKind::Hardlink { .. }) || entry.path > vec![1]);
+                entries
+            },
+        )
     }
 
     proptest! {
@@ -283,6 +273,9 @@ mod tests {
             gid: 110,
             mtime: Timestamp(1_795_179_038_000_123),
             last: false,
+            attributes: Attributes::default(),
+            stamp: None,
+            changed: false,
         };
         let mut encoder = TreeEncoder::default();
         assert!(encoder.push(&entry).unwrap().is_none());
@@ -294,6 +287,55 @@ mod tests {
                 "{{\"path\":\"base/1/1259\",\"type\":\"file\",\"mode\":384,\"uid\":104,\"gid\":110,\
                  \"mtime\":1795179038000123,\"size\":131072,\"extent\":131072,\"leaves\":[{{\"pack\":[\"{session}\",0],\
                  \"offset\":128,\"stored\":412,\"plain\":1064,\"codec\":1,\"id\":\"{id}\",\"first\":0,\"count\":1}}]}}\n"
+            )
+        );
+    }
+
+    #[test]
+    fn the_documented_line_of_a_file_with_everything_is_what_is_written() {
+        let attributes = Attributes {
+            nanos: 789,
+            user: Some("ada".to_owned()),
+            group: Some("staff".to_owned()),
+            xattrs: vec![(b"user.colour".to_vec(), b"blue\0".to_vec())],
+            sparse: true,
+            born: Some(Timestamp(5)),
+        };
+        let entry = TreeEntry {
+            path: b"docs/a".to_vec(),
+            kind: TreeKind::File { size: 0, extent: 0, leaves: Vec::new() },
+            mode: 0o640,
+            uid: 1000,
+            gid: 50,
+            mtime: Timestamp(1_795_179_038_000_123),
+            last: false,
+            attributes,
+            stamp: Some("1:2:3".to_owned()),
+            changed: true,
+        };
+        let link = TreeEntry {
+            path: b"docs/b".to_vec(),
+            kind: TreeKind::Hardlink { target: b"docs/a".to_vec() },
+            attributes: Attributes::default(),
+            stamp: None,
+            changed: false,
+            ..entry.clone()
+        };
+        let number = DeviceNumber { major: 1, minor: 3 };
+        let null = TreeEntry { path: b"null".to_vec(), kind: TreeKind::CharDevice(number), ..link.clone() };
+        let mut encoder = TreeEncoder::default();
+        for entry in [&entry, &link, &null] {
+            assert!(encoder.push(entry).unwrap().is_none());
+        }
+        let common = "\"mode\":416,\"uid\":1000,\"gid\":50,\"mtime\":1795179038000123";
+        assert_eq!(
+            String::from_utf8(encoder.finish().unwrap()).unwrap(),
+            format!(
+                "{{\"path\":\"docs/a\",\"type\":\"file\",{common},\"ns\":789,\"born\":5,\"user\":\"ada\",\
+                 \"group\":\"staff\",\"xattrs\":[[\"user.colour\",\"blue%00\"]],\"size\":0,\"extent\":0,\"leaves\":[],\
+                 \"sparse\":true,\"stamp\":\"1:2:3\",\"changed\":true}}\n\
+                 {{\"path\":\"docs/b\",\"type\":\"hardlink\",{common},\"target\":\"docs/a\"}}\n\
+                 {{\"path\":\"null\",\"type\":\"char\",{common},\"rdev\":[1,3]}}\n"
             )
         );
     }
@@ -314,7 +356,18 @@ mod tests {
         assert!(file(0, 4096).is_ok());
         assert!(file(1, 4096).is_err());
         assert!(file(1, 0).is_err());
-        let error = line(&format!("{{\"path\":\"a\",\"type\":\"fifo\",{common}}}")).unwrap_err();
+        assert!(file(0, 0).is_ok());
+        let is_bad = |rest: &str| assert!(line(&format!("{{\"path\":\"b\",{common},{rest}}}")).is_err(), "{rest}");
+        is_bad("\"type\":\"dir\",\"ns\":1000");
+        is_bad("\"type\":\"dir\",\"sparse\":true");
+        is_bad("\"type\":\"hardlink\"");
+        is_bad("\"type\":\"hardlink\",\"target\":\"../a\"");
+        is_bad("\"type\":\"hardlink\",\"target\":\"b\"");
+        is_bad("\"type\":\"hardlink\",\"target\":\"c\"");
+        is_bad("\"type\":\"char\"");
+        is_bad("\"type\":\"dir\",\"xattrs\":[[\"b\",\"\"],[\"a\",\"\"]]");
+        is_bad("\"type\":\"dir\",\"xattrs\":[[\"\",\"\"]]");
+        let error = line(&format!("{{\"path\":\"a\",\"type\":\"door\",{common}}}")).unwrap_err();
         assert!(matches!(error, FormatError::Newer { .. }));
     }
 }

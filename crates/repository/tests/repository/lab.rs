@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use breakwater_core::{Attempt, Clock, Entropy, JobId, LogPosition, SessionId, SnapshotId, SourceUid, Timestamp};
+use breakwater_core::{
+    Attempt, Attributes, Clock, Entropy, JobId, LogPosition, SessionId, SnapshotId, SourceUid, Timestamp,
+};
 use breakwater_crypto::sha256;
 use breakwater_repository::format::leaf::{self, Extent};
 use breakwater_repository::format::manifest::{Manifest, ManifestSource, SnapshotSession, Totals};
@@ -278,6 +280,9 @@ pub(crate) async fn write(
             gid: 2,
             mtime: Timestamp(3),
             last: path == "global/pg_control",
+            attributes: Attributes::default(),
+            stamp: None,
+            changed: false,
         };
         frames.extend(tree.push(&entry).unwrap());
     }

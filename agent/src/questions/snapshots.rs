@@ -80,12 +80,13 @@ fn status(one: &SnapshotSummary) -> &'static str {
     match one.status {
         SnapshotStatus::Committed => "committed",
         SnapshotStatus::Superseded { .. } => "superseded",
+        SnapshotStatus::Deleted => "deleted",
     }
 }
 
 fn summary(one: &SnapshotSummary) -> Value {
     let superseded_by = match one.status {
-        SnapshotStatus::Committed => None,
+        SnapshotStatus::Committed | SnapshotStatus::Deleted => None,
         SnapshotStatus::Superseded { by } => Some(by),
     };
     json!({

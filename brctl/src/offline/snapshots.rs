@@ -57,13 +57,14 @@ fn status(one: &SnapshotSummary) -> &'static str {
     match one.status {
         SnapshotStatus::Committed => "committed",
         SnapshotStatus::Superseded { .. } => "superseded",
+        SnapshotStatus::Deleted => "deleted",
     }
 }
 
 /// The field names that agents answer with.
 fn summary(one: &SnapshotSummary) -> Value {
     let superseded_by = match one.status {
-        SnapshotStatus::Committed => None,
+        SnapshotStatus::Committed | SnapshotStatus::Deleted => None,
         SnapshotStatus::Superseded { by } => Some(by),
     };
     let mut value = json!({

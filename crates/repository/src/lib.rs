@@ -5,15 +5,17 @@
 //!
 //! Reading order: [`mod@format`] (what lies on disk, pure), [`repository`] and [`create`] (the opened handle), [`region`],
 //! [`regions`] (several regions written as one), [`session`] (writing one snapshot), [`fetch`] and [`frames`] (reading),
-//! [`snapshots`], [`content`], [`check`].
+//! [`snapshots`], [`content`], [`check`], [`deletion`], [`gc`].
 
 pub mod check;
 pub mod content;
 pub mod create;
+pub mod deletion;
 pub mod error;
 pub mod fetch;
 pub mod format;
 pub mod frames;
+pub mod gc;
 pub mod region;
 pub mod regions;
 pub mod repository;
@@ -25,10 +27,12 @@ pub mod stream;
 pub use check::{CheckOptions, CheckReport, Verdict};
 pub use content::ContentReader;
 pub use create::{CreateOptions, Created};
+pub use deletion::{Deletion, Tombstones};
 pub use error::{Cause, RepositoryError, Trouble};
 pub use fetch::{Names, ReadOrder};
 pub use format::{Class, Codec, FormatError, FrameLocation, ObjectName, PackId};
 pub use frames::FrameReader;
+pub use gc::{GcOptions, GcOutcome, GcReport};
 pub use region::{Place, Region, RegionState};
 pub use repository::{Access, Repository};
 pub use session::{BackupSession, CommitOutcome, FenceOutcome, ObjectWriter, RegionWriter, SessionIntent, SessionKey};

@@ -270,6 +270,12 @@ impl Repository {
         checked.map_err(|source| RepositoryError::format(ObjectName::Descriptor, source))
     }
 
+    /// Refuses to delete where a feature would have to be known that is not.
+    pub fn check_deletable(&self) -> Result<(), RepositoryError> {
+        let checked = self.inner.descriptor.check_use(Use::Delete);
+        checked.map_err(|source| RepositoryError::format(ObjectName::Descriptor, source))
+    }
+
     /// Seals `value` as the record `name` of `source`.
     pub fn seal_record<T: serde::Serialize>(
         &self,

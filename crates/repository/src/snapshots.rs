@@ -1,19 +1,23 @@
 //! Which snapshots there are, which of them count, and what is in them.
 //!
-//! Invariant: a manifest in any region counts, also against a fence in another one; of two sessions that committed the
-//! same snapshot the one with the lowest (attempt, session) is the snapshot.
+//! Invariant: a manifest in any region counts, also against a fence in another one; a tombstone in any region counts
+//! against a manifest in every region; of two sessions that committed the same snapshot the one with the lowest (attempt,
+//! session) is the snapshot.
 
 pub mod tree_reader;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use breakwater_core::{Attempt, LogPosition, SessionId, SnapshotId, SourceUid, Timestamp};
 
+use crate::deletion::is_there;
 use crate::error::{Cause, RepositoryError};
 use crate::fetch::{Names, ReadOrder};
 use crate::format::leaf::{self, Extent};
 use crate::format::manifest::{Manifest, ManifestSource, Totals};
 use crate::format::pack::KeyKind;
+use crate::format::record::RecordKind;
+use crate::format::tombstone::{Tombstone, Was};
 use crate::format::tree::LeafRef;
 use crate::format::{Class, FormatError, ObjectName};
 use crate::frames::FrameReader;
@@ -32,6 +36,8 @@ pub enum SnapshotStatus {
         /// That session.
         by: SessionId,
     },
+    /// It has a tombstone; what it alone needs goes with the next round of the garbage collection.
+    Deleted,
 }
 
 /// One committed session of one snapshot.
@@ -104,6 +110,17 @@ impl Repository {
         order: &ReadOrder,
         source: Option<SourceUid>,
     ) -> Result<SnapshotList, RepositoryError> {
+        let mut list = self.snapshots_with_deleted(order, source).await?;
+        list.snapshots.retain(|one| is_there(one.status));
+        Ok(list)
+    }
+
+    /// The same with those that were deleted and whose manifests are not gone yet.
+    pub async fn snapshots_with_deleted(
+        &self,
+        order: &ReadOrder,
+        source: Option<SourceUid>,
+    ) -> Result<SnapshotList, RepositoryError> {
         let mut list = SnapshotList::default();
         let sources = match source {
             Some(source) => [source].into(),
@@ -115,8 +132,9 @@ impl Repository {
         };
         for source in sources {
             let names = self.names(order, &ObjectName::meta_prefix(source, "snap")).await?;
+            let deleted = tombstones_among(&names);
             let found = self.manifests(names, order, &mut list).await;
-            list.snapshots.extend(summaries(found));
+            list.snapshots.extend(summaries(found, &deleted));
         }
         Ok(list)
     }
@@ -186,7 +204,8 @@ impl Repository {
         Err(fence.unwrap_or(RepositoryError::NotFound { name: register.to_string() }))
     }
 
-    /// The session that has committed `snapshot`, as far as the regions that answer know.
+    /// The session that has committed `snapshot`, as far as the regions that answer know, also where it was deleted since:
+    /// a late attempt must not bring back what somebody deleted.
     pub(crate) async fn committed_session(
         &self,
         source: SourceUid,
@@ -195,10 +214,21 @@ impl Repository {
         let order = self.read_order();
         let prefix = format!("{}{snapshot}.", ObjectName::meta_prefix(source, "snap"));
         let names = self.names(&order, &prefix).await?;
+        let deleted = tombstones_among(&names);
         let mut list = SnapshotList::default();
         let found = self.manifests(names, &order, &mut list).await;
         let first = found.values().min_by_key(|found| (found.manifest.attempt, found.manifest.session));
-        Ok(first.map(|found| found.manifest.session))
+        if let Some(first) = first {
+            return Ok(Some(first.manifest.session));
+        }
+        for session in deleted {
+            let name = ObjectName::Tombstone(source, snapshot, session);
+            let decode = |bytes: &[u8]| self.open_record::<Tombstone>(source, RecordKind::Tombstone, &name, bytes);
+            if self.fetch(&order, &name, decode).await?.0.was == Was::Committed {
+                return Ok(Some(session));
+            }
+        }
+        Ok(None)
     }
 
     /// The manifests among `names`; the damaged ones go into `list`.
@@ -248,7 +278,16 @@ impl Repository {
     }
 }
 
-fn not_found(wanted: String, list: &SnapshotList) -> RepositoryError {
+/// The sessions with a tombstone among `names`.
+fn tombstones_among(names: &Names) -> BTreeSet<SessionId> {
+    let tombstone = |key: &String| match ObjectName::parse(key) {
+        Some(ObjectName::Tombstone(_, _, session)) => Some(session),
+        _ => None,
+    };
+    names.objects.keys().filter_map(tombstone).collect()
+}
+
+pub(crate) fn not_found(wanted: String, list: &SnapshotList) -> RepositoryError {
     if let Some((_, error)) = list.damaged.first() {
         return RepositoryError::Refused(format!(
             "{wanted} was not found, but {} registers cannot be read (first: {})",
@@ -268,9 +307,9 @@ fn not_found(wanted: String, list: &SnapshotList) -> RepositoryError {
     RepositoryError::NotFound { name: wanted }
 }
 
-fn summaries(found: BTreeMap<(SnapshotId, SessionId), Found>) -> Vec<SnapshotSummary> {
+fn summaries(found: BTreeMap<(SnapshotId, SessionId), Found>, deleted: &BTreeSet<SessionId>) -> Vec<SnapshotSummary> {
     let mut winners: BTreeMap<SnapshotId, (Attempt, SessionId)> = BTreeMap::new();
-    for ((snapshot, session), found) in &found {
+    for ((snapshot, session), found) in found.iter().filter(|((_, session), _)| !deleted.contains(session)) {
         let rank = (found.manifest.attempt, *session);
         winners.entry(*snapshot).and_modify(|best| *best = rank.min(*best)).or_insert(rank);
     }
@@ -279,6 +318,7 @@ fn summaries(found: BTreeMap<(SnapshotId, SessionId), Found>) -> Vec<SnapshotSum
         .map(|Found { manifest, regions }| {
             let by = winners.get(&manifest.snapshot).map_or(manifest.session, |(_, session)| *session);
             let status = match by == manifest.session {
+                _ if deleted.contains(&manifest.session) => SnapshotStatus::Deleted,
                 true => SnapshotStatus::Committed,
                 false => SnapshotStatus::Superseded { by },
             };

@@ -60,6 +60,8 @@ pub enum Use {
     Read,
     /// Add.
     Write,
+    /// Delete.
+    Delete,
 }
 
 impl Descriptor {
@@ -124,6 +126,7 @@ impl Descriptor {
         let needed = match wanted {
             Use::Read => &self.features.read,
             Use::Write => &self.features.write,
+            Use::Delete => &self.features.delete,
         };
         match needed.iter().find(|feature| !KNOWN_FEATURES.contains(&feature.as_str())) {
             None => Ok(()),

@@ -16,6 +16,7 @@ mod known;
 mod listing;
 mod needs;
 mod packer;
+mod references;
 mod round;
 mod sequence;
 mod spool;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use breakwater_core::{Chain, ErrorClass, SessionId, Timestamp};
 use breakwater_engine::{BackupEnd, BackupSession as EngineSession, RecoveryRange};
 use breakwater_repository::format::manifest::{self, Manifest, ManifestSource};
+use breakwater_repository::format::path::escape;
 use breakwater_repository::session::{CommitOutcome, RegionWriter};
 use breakwater_repository::{BackupSession, Class, FrameLocation, FrameReader, RepositoryError};
 use breakwater_runtime::ByteBudget;
@@ -45,6 +47,7 @@ use base::Base;
 use known::Known;
 use needs::Needs;
 use packer::Packer;
+use references::References;
 use round::{first_reason, round};
 use spool::{Spool, Spooled};
 use structure::{STRUCTURE_ROOM, StructurePacks};
@@ -252,8 +255,8 @@ async fn read(
         stop: stop.clone(),
         zeros,
     });
-    let structure =
-        StructurePacks::new(session.structure_packs(), (suite, id_key), structure_room, uploads, stop.clone())?;
+    let (packs, references) = (session.structure_packs(), References::new(&scratch));
+    let structure = StructurePacks::new(packs, references, (suite, id_key), structure_room, uploads, stop.clone())?;
 
     let assembler = Assembler::new(extent_size, structure, Spool::new(&scratch), Arc::clone(&progress));
     let assembler = round(&context, threads, assembler, |queue| {
@@ -283,7 +286,7 @@ async fn read(
         }
     })
     .await?;
-    let (late_figures, tree, structure_stored) =
+    let Ending { figures: late_figures, tree, references, stored: structure_stored } =
         blocking(move || end(assembler, early, &context, &tree_of_base)).await?;
     drop(own);
 
@@ -293,8 +296,6 @@ async fn read(
     sessions.extend(tree.iter().map(|frame| frame.pack.session));
     let mut warnings = warnings;
     warnings.extend(compared.warning());
-    warnings
-        .extend(unreadable.paths.iter().map(|path| format!("not read: {}: {}", path.path.escape_ascii(), path.reason)));
     warnings.extend(figures.damage_in_words());
     let intent = session.intent();
     let manifest = Manifest {
@@ -311,6 +312,7 @@ async fn read(
         start: range.map(|range| range.start),
         end: range.map(|range| range.end),
         tree,
+        references,
         sessions: sessions.into_iter().collect(),
         bases: intent.bases.clone(),
         totals: manifest::Totals {
@@ -324,23 +326,43 @@ async fn read(
             stored: totals.stored + structure_stored,
         },
         warnings,
+        unreadable: in_words(unreadable),
         facts,
     };
     let Figures { damaged, damaged_count, .. } = figures;
     Ok(Read { session, writer, log_gate, manifest, totals, damaged, damaged_count })
 }
 
-/// Ends the second round: the rest of the leaves, the tree, the last packs. Blocks the thread.
+/// What could not be read, as the manifest says it.
+fn in_words(unreadable: breakwater_engine::Unreadable) -> manifest::Unreadable {
+    let path = |one: breakwater_engine::UnreadablePath| manifest::UnreadablePath {
+        path: escape(&one.path),
+        reason: one.reason,
+    };
+    manifest::Unreadable { count: unreadable.count, paths: unreadable.paths.into_iter().map(path).collect() }
+}
+
+/// What the end of a backup writes.
+struct Ending {
+    figures: Figures,
+    tree: Vec<FrameLocation>,
+    references: Vec<FrameLocation>,
+    /// Bytes of structure.
+    stored: u64,
+}
+
+/// Ends the second round: the rest of the leaves, the tree, the references, the last packs. Blocks the thread.
 fn end(
     assembler: Assembler<StructurePacks>,
     early: Spooled,
     context: &Context,
     base: &[FrameLocation],
-) -> Result<(Figures, Vec<FrameLocation>, u64), PipelineError> {
+) -> Result<Ending, PipelineError> {
     let (mut structure, late, figures) = assembler.finish()?;
     context.packer.finish()?;
     let tree = ending::write_tree(&mut structure, early, late, base)?;
-    Ok((figures, tree, structure.stored()))
+    let (references, stored) = structure.finish()?;
+    Ok(Ending { figures, tree, references, stored })
 }
 
 impl Read {

@@ -3,8 +3,8 @@
 //! Nothing here waits, reads a clock or makes randomness: salts and keys are arguments. Decoding never panics and never
 //! allocates more than its input justifies, whatever the bytes are.
 //!
-//! Reading order: [`names`], [`descriptor`], [`domain`], [`record`], [`pack`], [`leaf`], [`tree`], [`manifest`],
-//! [`open`], [`log`], and what deletion leaves: [`tombstone`], [`moved`], [`gc_plan`].
+//! Reading order: [`names`], [`descriptor`], [`domain`], [`record`], [`pack`], [`leaf`], [`tree`],
+//! [`references`], [`manifest`], [`open`], [`log`], and what deletion leaves: [`tombstone`], [`moved`], [`gc_plan`].
 
 pub mod codec;
 mod cursor;
@@ -21,6 +21,7 @@ pub mod open;
 pub mod pack;
 pub mod path;
 pub mod record;
+pub mod references;
 pub mod tombstone;
 pub mod tree;
 

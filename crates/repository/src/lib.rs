@@ -36,4 +36,4 @@ pub use gc::{GcOptions, GcOutcome, GcReport};
 pub use region::{Place, Region, RegionState};
 pub use repository::{Access, Repository};
 pub use session::{BackupSession, CommitOutcome, FenceOutcome, ObjectWriter, RegionWriter, SessionIntent, SessionKey};
-pub use snapshots::{Selector, SnapshotList, SnapshotStatus, SnapshotSummary, TreeReader};
+pub use snapshots::{ReferenceReader, Selector, SnapshotList, SnapshotStatus, SnapshotSummary, TreeReader};

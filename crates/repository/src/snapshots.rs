@@ -4,6 +4,7 @@
 //! against a manifest in every region; of two sessions that committed the same snapshot the one with the lowest (attempt,
 //! session) is the snapshot.
 
+pub mod reference_reader;
 pub mod tree_reader;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use crate::frames::FrameReader;
 use crate::repository::Repository;
 use crate::session::commit::{RegisterValue, read_register};
 
+pub use reference_reader::ReferenceReader;
 pub use tree_reader::TreeReader;
 
 /// Whether a committed session is the snapshot.

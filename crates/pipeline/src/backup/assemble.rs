@@ -8,9 +8,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use breakwater_core::SessionId;
-use breakwater_repository::format::FrameLocation;
 use breakwater_repository::format::leaf::{self, Extent};
 use breakwater_repository::format::tree::{LeafRef, TreeEntry, TreeKind};
+use breakwater_repository::format::{Class, FrameLocation};
 
 use super::sequence::Sink;
 use super::spool::{Spool, Spooled};
@@ -52,6 +52,9 @@ pub(crate) struct ExtentDone {
 pub(crate) trait LeafStore {
     /// Where the leaf with these bytes lies; `known` are leaves of the base that it may be equal to.
     fn store(&mut self, leaf: &[u8], known: &[FrameLocation]) -> Result<FrameLocation, PipelineError>;
+
+    /// Notes that the snapshot needs this frame of content.
+    fn needs(&mut self, content: &FrameLocation) -> Result<(), PipelineError>;
 }
 
 /// A page that the source's own checksum says is damaged.
@@ -159,10 +162,11 @@ impl<L: LeafStore> Assembler<L> {
         let Some(extent) = done.extent else { return Ok(()) };
         file.part.get_or_insert(self.extents.len());
         file.size += u64::from(extent.plain());
-        self.extents.push(extent);
-        if let Extent::Stored(location) = extent {
+        for (_, location) in extent.frames(Class::Extent) {
             self.figures.sessions.insert(location.pack.session);
+            self.leaves.needs(location)?;
         }
+        self.extents.push(extent);
         for leaf in &done.run.base_leaves {
             if !self.known.contains(leaf) {
                 self.known.push(*leaf);
@@ -272,6 +276,10 @@ mod tests {
         fn store(&mut self, leaf: &[u8], _: &[FrameLocation]) -> Result<FrameLocation, PipelineError> {
             let number = u32::try_from(self.0.len()).unwrap();
             Ok(location(*self.0.entry(leaf.to_vec()).or_insert(number), 9))
+        }
+
+        fn needs(&mut self, _: &FrameLocation) -> Result<(), PipelineError> {
+            Ok(())
         }
     }
 

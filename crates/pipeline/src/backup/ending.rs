@@ -1,4 +1,4 @@
-//! The end of a backup: the tree of all entries, early and late ones, as frames of structure.
+//! The tree of all entries, early and late ones, as frames of structure.
 
 use breakwater_repository::format::tree::TreeEncoder;
 use breakwater_repository::format::{Class, FormatError, FrameLocation};
@@ -7,7 +7,7 @@ use super::spool::{Spooled, merged};
 use super::structure::StructurePacks;
 use crate::PipelineError;
 
-/// Writes the tree and lets the last structure pack leave. Frames that the base has too are referred to. Blocks the thread.
+/// Writes the tree. Frames that the base has too are referred to. Blocks the thread.
 pub(crate) fn write_tree(
     structure: &mut StructurePacks,
     mut early: Spooled,
@@ -25,6 +25,5 @@ pub(crate) fn write_tree(
     if let Some(frame) = encoder.finish() {
         tree.push(structure.put(Class::Tree, &frame, base)?);
     }
-    structure.flush()?;
     Ok(tree)
 }

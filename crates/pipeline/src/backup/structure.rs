@@ -1,14 +1,19 @@
-//! Structure packs: leaves and trees, written by one thread at a time.
+//! Structure packs: leaves, trees and references, written by one thread at a time.
+//!
+//! Invariant: every frame that goes into a leaf or a tree, and every leaf and frame of the tree, is in the references.
 
 use std::sync::Arc;
 
 use breakwater_crypto::{ChunkId, Secret, Suite};
+use breakwater_repository::format::pack::KeyKind;
+use breakwater_repository::format::references::ReferenceEncoder;
 use breakwater_repository::format::{Class, FrameLocation};
 use breakwater_repository::session::{PackWriter, SealedPack};
 use tokio::sync::mpsc;
 
 use super::assemble::LeafStore;
 use super::compress::Encoder;
+use super::references::References;
 use super::worker::Stop;
 use crate::PipelineError;
 use crate::room::{Lease, Room};
@@ -22,6 +27,7 @@ pub(crate) const STRUCTURE_ROOM: u64 = STRUCTURE_PACK + (2 << 20);
 /// The structure packs of one session.
 pub(crate) struct StructurePacks {
     writer: PackWriter,
+    references: References,
     encoder: Encoder,
     suite: Suite,
     id_key: Secret,
@@ -35,22 +41,45 @@ pub(crate) struct StructurePacks {
 impl StructurePacks {
     pub(crate) fn new(
         writer: PackWriter,
+        references: References,
         (suite, id_key): (Suite, Secret),
         room: Arc<Room>,
         uploads: mpsc::Sender<SealedPack>,
         stop: Stop,
     ) -> Result<StructurePacks, PipelineError> {
         let encoder = Encoder::new(1 << 20)?;
-        Ok(StructurePacks { writer, encoder, suite, id_key, room, lease: None, uploads, stop, stored: 0 })
+        Ok(StructurePacks { writer, references, encoder, suite, id_key, room, lease: None, uploads, stop, stored: 0 })
     }
 
-    /// Stores a chunk of structure, unless one of `known` is the same. Blocks the thread while there is no room.
+    /// Stores a leaf or a part of the tree, unless one of `known` is the same. Blocks the thread while there is no room.
     pub(crate) fn put(
         &mut self,
         class: Class,
         plain: &[u8],
         known: &[FrameLocation],
     ) -> Result<FrameLocation, PipelineError> {
+        let location = self.place(class, plain, known)?;
+        self.references.add(KeyKind::Structure, &location)?;
+        Ok(location)
+    }
+
+    /// Writes the references, after everything else, and lets the last pack leave.
+    pub(crate) fn finish(mut self) -> Result<(Vec<FrameLocation>, u64), PipelineError> {
+        let references = std::mem::replace(&mut self.references, References::none());
+        let (mut encoder, mut list) = (ReferenceEncoder::default(), Vec::new());
+        for pack in references.finish()? {
+            if let Some(frame) = encoder.push(&pack?).map_err(defect)? {
+                list.push(self.place(Class::References, &frame, &[])?);
+            }
+        }
+        if let Some(frame) = encoder.finish() {
+            list.push(self.place(Class::References, &frame, &[])?);
+        }
+        self.flush()?;
+        Ok((list, self.stored))
+    }
+
+    fn place(&mut self, class: Class, plain: &[u8], known: &[FrameLocation]) -> Result<FrameLocation, PipelineError> {
         let id: ChunkId = self.suite.chunk_id(&self.id_key, class.byte(), plain);
         if let Some(location) = known.iter().find(|location| location.id == id) {
             return Ok(*location);
@@ -70,7 +99,7 @@ impl StructurePacks {
     }
 
     /// Lets what was put so far leave.
-    pub(crate) fn flush(&mut self) -> Result<(), PipelineError> {
+    fn flush(&mut self) -> Result<(), PipelineError> {
         let packs = self.writer.finish().map_err(defect)?;
         for pack in packs {
             let payload = match self.lease.take() {
@@ -82,16 +111,15 @@ impl StructurePacks {
         }
         Ok(())
     }
-
-    /// Bytes stored.
-    pub(crate) fn stored(&self) -> u64 {
-        self.stored
-    }
 }
 
 impl LeafStore for StructurePacks {
     fn store(&mut self, leaf: &[u8], known: &[FrameLocation]) -> Result<FrameLocation, PipelineError> {
         self.put(Class::Leaf, leaf, known)
+    }
+
+    fn needs(&mut self, content: &FrameLocation) -> Result<(), PipelineError> {
+        self.references.add(KeyKind::Content, content)
     }
 }
 

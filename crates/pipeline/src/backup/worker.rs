@@ -140,7 +140,7 @@ impl Context {
             && location.plain == length
         {
             self.progress.read(bytes, Kind::Unchanged);
-            return Ok(*extent);
+            return Ok(extent.clone());
         }
         let claim = match self.known.claim(id, length, || self.stop.is_set()) {
             Standing::Known(location) => {

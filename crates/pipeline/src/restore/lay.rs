@@ -128,7 +128,7 @@ impl Laying {
                     );
                     return Err(PipelineError::bad_tree(what));
                 }
-                self.window.extent(offset, &extent);
+                self.window.extent(offset, &extent)?;
                 index += 1;
             }
             if self.window.is_full() && index < count {

@@ -7,6 +7,7 @@ use breakwater_repository::format::{FrameLocation, PackId};
 
 use super::plan::{Fetch, Need, plan};
 use super::target::Attributes;
+use crate::PipelineError;
 
 /// Extents of one window at most: 8 GiB of content at 128 KiB, 6 MiB of memory.
 const EXTENTS_MAX: usize = 1 << 16;
@@ -73,14 +74,18 @@ impl Window {
     }
 
     /// Adds an extent of the file added last, at `offset` in it.
-    pub(crate) fn extent(&mut self, offset: u64, extent: &Extent) {
+    pub(crate) fn extent(&mut self, offset: u64, extent: &Extent) -> Result<(), PipelineError> {
         match extent {
+            Extent::Patched { .. } => {
+                return Err(PipelineError::bad_tree("an extent has patches, which this program does not restore yet"));
+            }
             Extent::Zeros { plain, .. } => self.zeros += u64::from(*plain),
             Extent::Stored(location) => {
                 let file = u32::try_from(self.files.len().saturating_sub(1)).unwrap_or(u32::MAX);
                 self.destinations.push(Destination { file, offset, location: *location });
             }
         }
+        Ok(())
     }
 
     /// Plans the fetches, in ranges of at most `largest` bytes.

@@ -8,10 +8,9 @@ use breakwater_crypto::ChunkId;
 use super::{RegionReport, SourceObjects};
 use crate::error::RepositoryError;
 use crate::fetch::ReadOrder;
-use crate::format::leaf::Extent;
 use crate::format::manifest::Manifest;
 use crate::format::tree::{LeafRef, TreeEntry, TreeKind};
-use crate::format::{FormatError, FrameLocation, ObjectName, PackId};
+use crate::format::{Class, FormatError, FrameLocation, ObjectName, PackId};
 use crate::frames::FrameReader;
 use crate::repository::Repository;
 use crate::snapshots::{TreeReader, leaf_extents};
@@ -103,7 +102,7 @@ impl Walk<'_> {
             return Ok(total);
         }
         for extent in &extents {
-            if let Extent::Stored(location) = extent {
+            for (_, location) in extent.frames(Class::Extent) {
                 if !manifest.sessions.contains(&location.pack.session) {
                     let session = location.pack.session;
                     return Err(Problem::Text(format!("a leaf names session {session}, which the manifest does not")));

@@ -103,6 +103,12 @@ pub enum Class {
     Log,
     /// The transaction index of a piece of log.
     LogIndex,
+    /// Changed pages of a file.
+    PageRun,
+    /// A piece of a file whose ends its content decides.
+    Chunk,
+    /// What a snapshot needs of packs.
+    References,
 }
 
 impl Class {
@@ -114,6 +120,9 @@ impl Class {
             Class::Tree => 3,
             Class::Log => 4,
             Class::LogIndex => 5,
+            Class::PageRun => 6,
+            Class::Chunk => 7,
+            Class::References => 8,
         }
     }
 
@@ -125,7 +134,10 @@ impl Class {
             3 => Ok(Class::Tree),
             4 => Ok(Class::Log),
             5 => Ok(Class::LogIndex),
-            6 | 7 => Err(FormatError::Newer { what: "frame", detail: format!("class {byte}") }),
+            6 => Ok(Class::PageRun),
+            7 => Ok(Class::Chunk),
+            8 => Ok(Class::References),
+            9..=15 => Err(FormatError::Newer { what: "frame", detail: format!("class {byte}") }),
             _ => Err(FormatError::damaged("frame", format!("class {byte} is not known"))),
         }
     }
@@ -162,7 +174,7 @@ mod tests {
             }
         }
         assert!(matches!(Codec::from_byte(2), Err(FormatError::Newer { .. })));
-        assert!(matches!(Class::from_byte(6), Err(FormatError::Newer { .. })));
+        assert!(matches!(Class::from_byte(9), Err(FormatError::Newer { .. })));
         assert!(matches!(Codec::from_byte(77), Err(FormatError::Damaged { .. })));
     }
 }

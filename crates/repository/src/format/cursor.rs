@@ -56,6 +56,10 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     pub(crate) fn end(self) -> Result<(), FormatError> {
         if self.rest.is_empty() { Ok(()) } else { Err(FormatError::damaged(self.what, "bytes are left over")) }
     }

@@ -34,6 +34,8 @@ pub struct Manifest {
     pub end: Option<LogPosition>,
     /// The frames of the tree, in order.
     pub tree: Vec<FrameLocation>,
+    /// The frames of the list of what the snapshot needs of packs (`references`), in order. The list names every frame but these.
+    pub references: Vec<FrameLocation>,
     /// All sessions that packs named by tree and leaves belong to.
     pub sessions: Vec<SessionId>,
     /// The snapshots that it was compared with.
@@ -42,8 +44,36 @@ pub struct Manifest {
     pub totals: Totals,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// Files that could not be read, so that the snapshot is only a part of the source.
+    #[serde(default, skip_serializing_if = "Unreadable::is_none")]
+    pub unreadable: Unreadable,
     /// What the engine wants to find again at restore.
     pub facts: serde_json::Value,
+}
+
+/// Files that a source listed and did not give.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreadable {
+    /// How many.
+    pub count: u64,
+    /// The first of them.
+    pub paths: Vec<UnreadablePath>,
+}
+
+/// One path that is not in a snapshot although it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadablePath {
+    /// Escaped as in the tree. A directory stands for all in it.
+    pub path: String,
+    /// Why, for people.
+    pub reason: String,
+}
+
+impl Unreadable {
+    /// Everything could be read.
+    pub const fn is_none(&self) -> bool {
+        self.count == 0
+    }
 }
 
 /// The source of a snapshot, as it was then.

@@ -90,14 +90,16 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
-    const fn byte(self) -> u8 {
+    /// The byte on disk.
+    pub const fn byte(self) -> u8 {
         match self {
             KeyKind::Content => 1,
             KeyKind::Structure => 2,
         }
     }
 
-    fn from_byte(byte: u8) -> Result<Self, FormatError> {
+    /// The kind of this byte.
+    pub fn from_byte(byte: u8) -> Result<Self, FormatError> {
         match byte {
             1 => Ok(KeyKind::Content),
             2 => Ok(KeyKind::Structure),

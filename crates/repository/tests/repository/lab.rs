@@ -10,9 +10,10 @@ use breakwater_core::{
 };
 use breakwater_crypto::sha256;
 use breakwater_repository::format::leaf::{self, Extent};
-use breakwater_repository::format::manifest::{Manifest, ManifestSource, SnapshotSession, Totals};
+use breakwater_repository::format::manifest::{Manifest, ManifestSource, SnapshotSession, Totals, Unreadable};
 use breakwater_repository::format::open::SourceRecord;
-use breakwater_repository::format::pack::FrameContent;
+use breakwater_repository::format::pack::{FrameContent, KeyKind};
+use breakwater_repository::format::references::{ReferenceEncoder, collect};
 use breakwater_repository::format::tree::{LeafRef, TreeEncoder, TreeEntry, TreeKind, extent_count};
 use breakwater_repository::regions::{Durability, Role};
 use breakwater_repository::session::{RegionAnswer, RegionDecision, SealedPack};
@@ -249,6 +250,7 @@ pub(crate) async fn write(
     let (mut content, mut structure) = (session.content_packs(), session.structure_packs());
     let mut tree = TreeEncoder::default();
     let mut frames = Vec::new();
+    let mut needed = Vec::new();
     let mut sessions = BTreeSet::from([session.id()]);
     for (path, bytes) in files {
         let mut extents = Vec::new();
@@ -268,6 +270,9 @@ pub(crate) async fn write(
         let mut leaves = Vec::new();
         if !extents.is_empty() {
             let leaf = push(repository, &mut structure, Class::Leaf, &leaf::encode(&extents).unwrap());
+            needed.push((KeyKind::Structure, leaf));
+            let frames = extents.iter().flat_map(|extent| extent.frames(Class::Extent));
+            needed.extend(frames.map(|(_, frame)| (KeyKind::Content, *frame)));
             leaves.push(LeafRef { leaf, first: 0, count: u32::try_from(extents.len()).unwrap() });
         }
         let (size, extent) = (bytes.len() as u64, u32::try_from(EXTENT).unwrap());
@@ -287,7 +292,12 @@ pub(crate) async fn write(
         frames.extend(tree.push(&entry).unwrap());
     }
     frames.extend(tree.finish());
-    let tree = frames.iter().map(|frame| push(repository, &mut structure, Class::Tree, frame)).collect();
+    let tree: Vec<_> = frames.iter().map(|frame| push(repository, &mut structure, Class::Tree, frame)).collect();
+    needed.extend(tree.iter().map(|frame| (KeyKind::Structure, *frame)));
+    let mut list = ReferenceEncoder::default();
+    let mut frames: Vec<_> = collect(needed).iter().filter_map(|pack| list.push(pack).unwrap()).collect();
+    frames.extend(list.finish());
+    let references = frames.iter().map(|frame| push(repository, &mut structure, Class::References, frame)).collect();
     store(writer, content.finish().unwrap()).await;
     store(writer, structure.finish().unwrap()).await;
     let now = repository.now();
@@ -305,10 +315,12 @@ pub(crate) async fn write(
         start: Some(LogPosition::new(1, 100)),
         end: Some(LogPosition::new(1, 200)),
         tree,
+        references,
         sessions: sessions.into_iter().collect(),
         bases: intent.bases,
         totals: Totals { files: files.len() as u64, ..Totals::default() },
         warnings: Vec::new(),
+        unreadable: Unreadable::default(),
         facts: serde_json::json!({"version": 17}),
     };
     Written { session, manifest }
@@ -362,6 +374,7 @@ pub(crate) async fn restore(
                                 bytes.extend_from_slice(&chunk);
                             }
                         }
+                        Extent::Patched { .. } => panic!("the lab writes no page runs"),
                     }
                 }
             }

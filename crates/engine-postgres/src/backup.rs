@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use breakwater_core::{Attributes, LogPosition, Lsn, Timestamp};
 use breakwater_engine::{
-    BackupEnd, BackupRequest, BackupSession, EngineError, EngineErrorKind, Entry, EntryKind, ExtentReader,
+    BackupEnd, BackupRequest, BackupSession, Chunking, EngineError, EngineErrorKind, Entry, EntryKind, ExtentReader,
     RecoveryRange, Unreadable,
 };
 use bytes::Bytes;
 use tokio_postgres::types::ToSql;
 
+use crate::changes::{self, Changes};
 use crate::config_files;
 use crate::connection::SqlClient;
 use crate::control::{CONTROL_PATH, ControlFile, read_control_file};
@@ -58,9 +59,30 @@ pub(crate) async fn begin(
     let page_size = usize::try_from(control.page_size).map_err(|_| internal("a page does not fit into memory"))?;
     let pages = (control.checksum_version == 1)
         .then(|| Arc::new(PageRules::new(page_size, control.segment_pages, start, &client)));
+    let changes = changes(&client, &server, &request, &control, start).await?;
     let (root, major) = (directory.clone(), server.major());
     let walk = blocking(move || Walk::new(&root, major)).await?;
-    Ok(Box::new(PostgresSession { client, server, directory, control, start, pages, walk: Some(walk), answer_timeout }))
+    let walk = Some(walk);
+    Ok(Box::new(PostgresSession { client, server, directory, control, start, pages, changes, walk, answer_timeout }))
+}
+
+/// What has changed since the base, where there is one and the server can say it.
+async fn changes(
+    client: &SqlClient,
+    server: &Server,
+    request: &BackupRequest,
+    control: &ControlFile,
+    start: Lsn,
+) -> Result<Option<Changes>, EngineError> {
+    let Some(Ok(base)) = request.base.as_ref().map(|base| Facts::from_json(&base.facts)) else { return Ok(None) };
+    let sizes = (u64::from(control.page_size), u64::from(control.segment_pages));
+    match changes::since(client, server, &base, (control.timeline.0, start), sizes).await? {
+        Ok(changes) => Ok(Some(changes)),
+        Err(reason) => {
+            tracing::info!(reason, "all of the cluster is read, because what has changed cannot be said");
+            Ok(None)
+        }
+    }
 }
 
 fn check(server: &Server, settings: &PostgresSettings, request: &BackupRequest) -> Result<(), EngineError> {
@@ -179,6 +201,8 @@ struct PostgresSession {
     start: Lsn,
     /// Rules for checking pages, when they carry checksums.
     pages: Option<Arc<PageRules>>,
+    /// What has changed since the base, where that is known.
+    changes: Option<Changes>,
     /// Missing while a call is in progress, and after one that was given up.
     walk: Option<Walk>,
     answer_timeout: Duration,
@@ -195,7 +219,8 @@ impl PostgresSession {
                 let segment = checksummed_segment(&path);
                 let pages = self.pages.as_ref().zip(segment).map(|(rules, segment)| (Arc::clone(rules), segment));
                 let reader: Arc<dyn ExtentReader> = Arc::new(FileReader::new(absolute, metadata.len(), pages));
-                EntryKind::file(metadata.len(), reader)
+                let changed = self.changes.as_ref().and_then(|changes| changes.of(&path, metadata.len()));
+                EntryKind::File { size: metadata.len(), reader, chunking: Chunking::Extents, changed }
             }
         };
         entry_of(path, kind, &metadata)

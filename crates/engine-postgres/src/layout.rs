@@ -96,6 +96,32 @@ pub(crate) fn checksummed_segment(path: &[u8]) -> Option<u32> {
     RelationFile::parse(name).map(|file| file.segment)
 }
 
+/// One file of a relation's main fork.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RelationSegment {
+    /// The database; 0 for relations that all databases share.
+    pub database: u32,
+    /// The relation's file node.
+    pub node: u32,
+    /// Which of its files.
+    pub segment: u32,
+}
+
+/// What a path is a part of, when it is part of the main fork of a relation.
+pub(crate) fn main_fork(path: &[u8]) -> Option<RelationSegment> {
+    let directory = parent(path);
+    if !holds_relations(directory) {
+        return None;
+    }
+    let database = match directory.strip_prefix(b"base/") {
+        Some(digits) => number(std::str::from_utf8(digits).ok()?)?,
+        None => 0,
+    };
+    let file = RelationFile::parse(path.rsplit(|byte| *byte == b'/').next()?)?;
+    let is_main = file.fork == Fork::Main && !file.temporary;
+    is_main.then_some(RelationSegment { database, node: file.node, segment: file.segment })
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fork {
     Main,

@@ -9,6 +9,7 @@
 
 mod admission;
 mod backup;
+mod changes;
 mod conf;
 mod config_files;
 pub mod connection;

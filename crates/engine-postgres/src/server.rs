@@ -16,7 +16,7 @@ pub(crate) const OLDEST: u32 = 13;
 pub(crate) const NEWEST: u32 = 18;
 
 /// Settings that decide how a cluster is backed up, or that a restored server needs.
-const SETTINGS: [&str; 26] = [
+const SETTINGS: [&str; 27] = [
     "block_size",
     "checkpoint_timeout",
     "config_file",
@@ -39,6 +39,7 @@ const SETTINGS: [&str; 26] = [
     "port",
     "server_version",
     "shared_preload_libraries",
+    "summarize_wal",
     "wal_block_size",
     "wal_level",
     "wal_segment_size",

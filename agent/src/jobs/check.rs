@@ -23,7 +23,7 @@ pub(super) async fn run(
         .repository
         .as_ref()
         .ok_or_else(|| AgentError::NotFound(format!("repository `{}` is not declared any more", spec.repository)))?;
-    let options = CheckOptions { read_data: spec.read_data, regions: Vec::new() };
+    let options = CheckOptions { read_data: spec.read_data, ..CheckOptions::default() };
     let report = context
         .phase("checking", async {
             // Content is opened by recipients only; everything else a writer's key can check.

@@ -16,7 +16,7 @@ pub(crate) async fn check(glass: &Glass, read_data: bool) -> Result<(Vec<Value>,
     if read_data {
         glass.needs_content()?;
     }
-    let report = glass.repository.check(&CheckOptions { read_data, regions: Vec::new() }).await?;
+    let report = glass.repository.check(&CheckOptions { read_data, ..CheckOptions::default() }).await?;
     Ok((report.regions.iter().map(row).collect(), verdict(&report)))
 }
 

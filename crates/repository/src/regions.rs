@@ -13,7 +13,7 @@ mod comparison;
 mod copy;
 mod error;
 mod lane;
-mod merge;
+pub(crate) mod merge;
 pub(crate) mod order;
 mod probe;
 mod read;

@@ -1,11 +1,13 @@
 //! Following a manifest: everything that it names must be in the same region, and be what it is said to be.
+//!
+//! Invariant: memory does not grow with the number of packs or files; footers and followed leaves are kept up to a bound.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use breakwater_core::SourceUid;
+use breakwater_core::{SessionId, SnapshotId, SourceUid};
 use breakwater_crypto::ChunkId;
 
-use super::{RegionReport, SourceObjects};
+use super::report::{CheckError, RegionReport};
 use crate::error::RepositoryError;
 use crate::fetch::ReadOrder;
 use crate::format::manifest::Manifest;
@@ -17,58 +19,78 @@ use crate::snapshots::{TreeReader, leaf_extents};
 
 /// Footers kept in memory.
 const FOOTERS_MAX: usize = 128;
+/// Followed leaves that are remembered.
+const LEAVES_MAX: usize = 1 << 17;
 
-/// Follows every manifest of `source` in the one region of `order`.
-pub(super) async fn check_manifests(
-    repository: &Repository,
+/// Follows the manifests of one source in one region.
+pub(super) struct Walk {
+    repository: Repository,
     source: SourceUid,
-    objects: &SourceObjects,
-    order: &ReadOrder,
-    report: &mut RegionReport,
-) {
-    let mut walk = Walk {
-        repository,
-        order,
-        objects,
-        frames: objects.frames.clone(),
-        packs: PackTables::default(),
-        leaves: HashSet::new(),
-    };
-    for manifest in &objects.manifests {
-        let name = ObjectName::Register(source, manifest.snapshot, manifest.session);
+    order: ReadOrder,
+    frames: FrameReader,
+    /// Sessions whose key record is whole in this region.
+    pub(super) keys: BTreeSet<SessionId>,
+    packs: PackTables,
+    /// Leaves that were followed for an earlier manifest or file, with the damaged packs that they need.
+    leaves: HashMap<(ChunkId, PackId, u32), Vec<PackId>>,
+}
+
+impl Walk {
+    pub(super) fn new(repository: &Repository, source: SourceUid, order: &ReadOrder, frames: FrameReader) -> Self {
+        Walk {
+            repository: repository.clone(),
+            source,
+            order: order.clone(),
+            frames,
+            keys: BTreeSet::new(),
+            packs: PackTables::default(),
+            leaves: HashMap::new(),
+        }
+    }
+
+    pub(super) const fn source(&self) -> SourceUid {
+        self.source
+    }
+
+    pub(super) const fn frames(&self) -> &FrameReader {
+        &self.frames
+    }
+
+    /// Follows one manifest; what is wrong goes into the report.
+    pub(super) async fn follow(&mut self, manifest: &Manifest, report: &mut RegionReport) {
+        let name = ObjectName::Register(self.source, manifest.snapshot, manifest.session);
         report.snapshots += 1;
         for session in &manifest.sessions {
-            if !objects.keys.contains(session) {
+            if !self.keys.contains(session) {
                 report.find(&name, format!("it needs the keys of session {session}, which are missing or damaged"));
+                let keys = ObjectName::SessionKeys(self.source, *session).to_string();
+                report.affects(&keys, manifest.snapshot, None);
             }
         }
-        walk.follow(&name, manifest, report).await;
-    }
-}
-
-struct Walk<'a> {
-    repository: &'a Repository,
-    order: &'a ReadOrder,
-    objects: &'a SourceObjects,
-    frames: FrameReader,
-    packs: PackTables,
-    /// Leaves that were followed for an earlier manifest or file.
-    leaves: HashSet<(ChunkId, PackId, u32)>,
-}
-
-impl Walk<'_> {
-    async fn follow(&mut self, name: &ObjectName, manifest: &Manifest, report: &mut RegionReport) {
         let mut tree = TreeReader::with_frames(self.frames.clone(), manifest);
+        for location in &manifest.tree {
+            self.blame_structure(manifest.snapshot, location.pack, None, report);
+        }
         loop {
             match tree.next().await {
                 Ok(Some(entries)) => {
                     for entry in entries {
-                        self.follow_entry(name, manifest, &entry, report).await;
+                        self.follow_entry(&name, manifest, &entry, report).await;
                     }
                 }
                 Ok(None) => return,
-                Err(error) => return report.note(name, &error),
+                Err(error) => {
+                    report.affects(&name.to_string(), manifest.snapshot, None);
+                    return report.note(&name, &error.into());
+                }
             }
+        }
+    }
+
+    fn blame_structure(&self, snapshot: SnapshotId, pack: PackId, path: Option<&[u8]>, report: &mut RegionReport) {
+        let pack = ObjectName::StructurePack(self.source, pack).to_string();
+        if report.is_found(&pack) {
+            report.affects(&pack, snapshot, path);
         }
     }
 
@@ -81,55 +103,87 @@ impl Walk<'_> {
     ) {
         let TreeKind::File { size, leaves, .. } = &entry.kind else { return };
         let mut total = 0;
+        let mut followed = true;
+        let mut blamed = BTreeSet::new();
         for leaf in leaves {
-            match self.follow_leaf(manifest, leaf).await {
+            self.blame_structure(manifest.snapshot, leaf.leaf.pack, Some(&entry.path), report);
+            match self.follow_leaf(manifest, leaf, report, &mut blamed).await {
                 Ok(bytes) => total += bytes,
-                Err(Problem::Text(problem)) => return report.find(name, problem),
-                Err(Problem::Error(error)) => return report.note(name, &error),
+                Err(problem) => {
+                    followed = false;
+                    report.affects(&name.to_string(), manifest.snapshot, Some(&entry.path));
+                    match problem {
+                        Problem::Text(problem) => report.find(name, problem),
+                        Problem::Error(error) => report.note(name, &error),
+                    }
+                }
             }
         }
-        if total != *size {
+        for pack in blamed {
+            let pack = ObjectName::ContentPack(self.source, pack).to_string();
+            report.affects(&pack, manifest.snapshot, Some(&entry.path));
+        }
+        if followed && total != *size {
             let path = crate::format::path::escape(&entry.path);
             report.find(name, format!("the extents of `{path}` have {total} bytes, but the file has {size}"));
         }
     }
 
     /// Answers how many bytes of the file the leaf lists.
-    async fn follow_leaf(&mut self, manifest: &Manifest, leaf: &LeafRef) -> Result<u64, Problem> {
-        let extents = leaf_extents(&self.frames, leaf).await.map_err(Problem::Error)?;
+    async fn follow_leaf(
+        &mut self,
+        manifest: &Manifest,
+        leaf: &LeafRef,
+        report: &RegionReport,
+        blamed: &mut BTreeSet<PackId>,
+    ) -> Result<u64, Problem> {
+        let extents = leaf_extents(&self.frames, leaf).await?;
         let total = extents.iter().map(|extent| u64::from(extent.plain())).sum();
-        if !self.leaves.insert((leaf.leaf.id, leaf.leaf.pack, leaf.first)) {
+        let key = (leaf.leaf.id, leaf.leaf.pack, leaf.first);
+        if let Some(damaged) = self.leaves.get(&key) {
+            blamed.extend(damaged);
             return Ok(total);
         }
+        let mut damaged = BTreeSet::new();
         for extent in &extents {
             for (_, location) in extent.frames(Class::Extent) {
                 if !manifest.sessions.contains(&location.pack.session) {
                     let session = location.pack.session;
                     return Err(Problem::Text(format!("a leaf names session {session}, which the manifest does not")));
                 }
+                if report.is_found(&ObjectName::ContentPack(self.source, location.pack).to_string()) {
+                    damaged.insert(location.pack);
+                }
                 self.find_frame(location).await?;
             }
         }
+        blamed.extend(&damaged);
+        if self.leaves.len() >= LEAVES_MAX {
+            self.leaves.clear();
+        }
+        self.leaves.insert(key, damaged.into_iter().collect());
         Ok(total)
     }
 
     /// The frame must be in the footer of its pack, in this region.
     async fn find_frame(&mut self, location: &FrameLocation) -> Result<(), Problem> {
         let pack = location.pack;
+        let name = ObjectName::ContentPack(self.source, pack);
         if !self.packs.tables.contains_key(&pack) {
-            let name = ObjectName::ContentPack(self.frames.source(), pack);
-            if !self.objects.packs.contains(&name.to_string()) {
-                return Err(Problem::Text(format!("it needs `{name}`, which is missing")));
-            }
-            let footer = self.repository.fetch_footer(self.order, &name).await.map_err(Problem::Error)?.0;
+            let footer = match self.repository.fetch_footer(&self.order, &name).await {
+                Ok((footer, _)) => footer,
+                Err(RepositoryError::NotFound { .. }) => {
+                    return Err(Problem::Text(format!("it needs `{name}`, which is missing")));
+                }
+                Err(error) => return Err(error.into()),
+            };
             let table = footer.frames.iter().map(|frame| (frame.offset, frame.location(pack))).collect();
             self.packs.insert(pack, table);
         }
         let found = self.packs.tables.get(&pack).and_then(|table| table.get(&location.offset));
         if found != Some(location) {
-            let name = ObjectName::ContentPack(self.frames.source(), pack);
             let detail = format!("chunk {} is not at offset {} of `{name}`", location.id, location.offset);
-            return Err(Problem::Error(RepositoryError::format("a leaf", FormatError::damaged("leaf", detail))));
+            return Err(Problem::Error(FormatError::damaged("leaf", detail).into()));
         }
         Ok(())
     }
@@ -156,5 +210,11 @@ impl PackTables {
 
 enum Problem {
     Text(String),
-    Error(RepositoryError),
+    Error(CheckError),
+}
+
+impl From<RepositoryError> for Problem {
+    fn from(error: RepositoryError) -> Self {
+        Problem::Error(error.into())
+    }
 }

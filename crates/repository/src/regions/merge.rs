@@ -13,18 +13,18 @@ use super::error::Failure;
 
 /// A name and the regions that hold it, with the sizes there.
 #[derive(Debug)]
-pub(super) struct Row {
-    pub(super) name: String,
-    pub(super) holders: Vec<(usize, u64)>,
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) holders: Vec<(usize, u64)>,
 }
 
 impl Row {
     /// The largest of the sizes; they are all equal unless something is wrong.
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.holders.iter().map(|(_, size)| *size).max().unwrap_or(0)
     }
 
-    pub(super) fn is_in(&self, region: usize) -> bool {
+    pub(crate) fn is_in(&self, region: usize) -> bool {
         self.holders.iter().any(|(holder, _)| *holder == region)
     }
 }
@@ -44,20 +44,20 @@ enum State {
     Broken(Failure),
 }
 
-pub(super) struct Merge {
+pub(crate) struct Merge {
     sides: Vec<Side>,
     patience: Duration,
 }
 
 impl Merge {
     /// Walks `listings`, given with the numbers of their regions. A listing that gives nothing for `patience` breaks off.
-    pub(super) fn new(listings: Vec<(usize, Listing)>, patience: Duration) -> Merge {
+    pub(crate) fn new(listings: Vec<(usize, Listing)>, patience: Duration) -> Merge {
         let side = |(region, listing)| Side { region, listing, head: None, state: State::Empty };
         Merge { sides: listings.into_iter().map(side).collect(), patience }
     }
 
     /// The next name; none at the end of all listings.
-    pub(super) async fn next(&mut self) -> Option<Row> {
+    pub(crate) async fn next(&mut self) -> Option<Row> {
         let patience = self.patience;
         let fills =
             self.sides.iter_mut().filter(|side| matches!(side.state, State::Empty)).map(|side| side.fill(patience));
@@ -74,12 +74,12 @@ impl Merge {
     }
 
     /// Whether the listing of this region is whole so far.
-    pub(super) fn is_sound(&self, region: usize) -> bool {
+    pub(crate) fn is_sound(&self, region: usize) -> bool {
         self.sides.iter().any(|side| side.region == region && !matches!(side.state, State::Broken(_)))
     }
 
     /// The listings that broke off.
-    pub(super) fn broken(&self) -> Vec<(usize, Failure)> {
+    pub(crate) fn broken(&self) -> Vec<(usize, Failure)> {
         let failure = |side: &Side| match &side.state {
             State::Broken(failure) => Some((side.region, failure.clone())),
             _ => None,

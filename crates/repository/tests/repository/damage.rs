@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::lab::{Files, Lab, SOURCE, backup, restore, some_files};
 
 async fn check(repository: &Repository, region: &str) -> CheckReport {
-    let options = CheckOptions { read_data: true, regions: vec![region.to_owned()] };
+    let options = CheckOptions { read_data: true, regions: vec![region.to_owned()], ..CheckOptions::default() };
     repository.check(&options).await.unwrap()
 }
 
@@ -113,7 +113,7 @@ async fn every_changed_byte_is_found() {
 }
 
 #[tokio::test]
-async fn padding_does_not_matter() {
+async fn padding_that_changed_is_told_and_harms_nobody() {
     let rig = Rig::new(1).await;
     let mut padding = 0;
     for (name, bytes) in &rig.objects {
@@ -128,7 +128,9 @@ async fn padding_does_not_matter() {
         rig.lab.spots[0].replace(name, changed.into()).await;
     }
     assert!(padding > 0);
-    assert_eq!(check(&rig.lab.repository, "r0").await.verdict(), Verdict::Sound);
+    let report = check(&rig.lab.repository, "r0").await;
+    assert_eq!(report.verdict(), Verdict::Damaged);
+    assert!(report.regions[0].findings.iter().all(|finding| finding.problem.contains("padding")), "{report:?}");
     assert!(rig.reads_truth_or_fails("padding").await);
 }
 
@@ -152,7 +154,8 @@ async fn every_lost_object_is_missed() {
     let rig = Rig::new(2).await;
     for (name, bytes) in &rig.objects {
         rig.lab.spots[0].inside().delete(name).await.unwrap();
-        let report = rig.lab.repository.check(&CheckOptions { read_data: true, regions: Vec::new() }).await.unwrap();
+        let report =
+            rig.lab.repository.check(&CheckOptions { read_data: true, ..CheckOptions::default() }).await.unwrap();
         let first = &report.regions[0];
         assert!(first.missing.contains(name), "{name} is gone from r0, and nobody misses it");
         // What a snapshot leans on is more than a debt.

@@ -25,7 +25,7 @@ async fn directories_hold_a_repository_and_a_link_to_one_is_the_same_place() {
     let written = write(&created.repository, &writer, intent(1, 1), &some_files(), &BTreeMap::new()).await;
     let outcome = written.session.commit(&writer, &written.manifest).await.unwrap();
     assert!(matches!(&outcome, CommitOutcome::Committed { held, .. } if held.len() == 2), "{outcome:?}");
-    let report = created.repository.check(&CheckOptions { read_data: true, regions: Vec::new() }).await.unwrap();
+    let report = created.repository.check(&CheckOptions { read_data: true, ..CheckOptions::default() }).await.unwrap();
     assert_eq!(report.verdict(), Verdict::Sound, "{report:#?}");
 
     let key_file = dir.path().join("recovery.key");
@@ -82,7 +82,7 @@ async fn a_commit_goes_on_while_a_region_is_away_and_reaches_it_later() {
     let order = lab.repository.read_only_from("r1").unwrap();
     let files = restore(&lab.repository, &order, written.manifest.snapshot, written.session.id()).await.unwrap();
     assert_eq!(files, some_files());
-    let report = lab.repository.check(&CheckOptions { read_data: true, regions: Vec::new() }).await.unwrap();
+    let report = lab.repository.check(&CheckOptions { read_data: true, ..CheckOptions::default() }).await.unwrap();
     assert_eq!(report.verdict(), Verdict::Sound, "{report:#?}");
     assert!(report.regions.iter().all(|region| region.missing.is_empty()));
 }

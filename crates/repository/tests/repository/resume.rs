@@ -46,7 +46,7 @@ async fn packs_of_a_dead_session_are_adopted() {
     assert_eq!(lab.spots[0].names().await.len(), before + 4);
     let of = (written.manifest.snapshot, written.session.id());
     assert_eq!(restore(&lab.repository, &lab.order(), of.0, of.1).await.unwrap(), some_files());
-    let report = lab.repository.check(&CheckOptions { read_data: true, regions: Vec::new() }).await.unwrap();
+    let report = lab.repository.check(&CheckOptions { read_data: true, ..CheckOptions::default() }).await.unwrap();
     assert_eq!(report.verdict(), Verdict::Sound, "{report:#?}");
     let left = lab.repository.adoptable(SOURCE).await.unwrap();
     assert_eq!(left.sessions.len(), 1, "the dead session is still there until it is fenced");

@@ -24,7 +24,7 @@ async fn what_is_committed_reads_back_from_each_region_alone() {
         let files = restore(&lab.repository, &order, manifest.snapshot, manifest.session).await.unwrap();
         assert_eq!(files, some_files());
     }
-    let options = CheckOptions { read_data: true, regions: Vec::new() };
+    let options = CheckOptions { read_data: true, ..CheckOptions::default() };
     let report = lab.repository.check(&options).await.unwrap();
     assert_eq!(report.verdict(), Verdict::Sound, "{report:#?}");
     assert!(report.regions.iter().all(|region| region.snapshots == 1 && region.frames_read == region.frames));
@@ -46,7 +46,7 @@ async fn a_writer_adds_and_sees_structure_but_no_content() {
     assert!(tree.next().await.unwrap().is_none());
     let report = writer.check(&CheckOptions::default()).await.unwrap();
     assert_eq!(report.verdict(), Verdict::Sound, "{report:#?}");
-    let refused = writer.check(&CheckOptions { read_data: true, regions: Vec::new() }).await;
+    let refused = writer.check(&CheckOptions { read_data: true, ..CheckOptions::default() }).await;
     assert!(matches!(refused, Err(RepositoryError::NeedsRecipient { .. })));
 }
 
@@ -106,7 +106,7 @@ async fn a_fenced_session_never_commits() {
     let of = (next.manifest.snapshot, next.session.id());
     let outcome = lab.repository.fence(&writer, SOURCE, of, "too late").await.unwrap();
     assert!(matches!(outcome, FenceOutcome::Committed(manifest) if manifest.session == next.session.id()));
-    let report = lab.repository.check(&CheckOptions { read_data: true, regions: Vec::new() }).await.unwrap();
+    let report = lab.repository.check(&CheckOptions { read_data: true, ..CheckOptions::default() }).await.unwrap();
     assert_eq!(report.verdict(), Verdict::Sound, "{report:#?}");
 }
 

@@ -47,6 +47,9 @@ pub enum AgentError {
     /// A check found damage, or something stored cannot be used.
     #[error("{0}")]
     Corrupt(String),
+    /// Done, but not all of it: what is missing.
+    #[error("{0}")]
+    Partial(String),
     /// Stopped on request.
     #[error("stopped on request")]
     Cancelled,
@@ -140,6 +143,7 @@ impl AgentError {
             AgentError::Conflict(_) => ErrorClass::Conflict,
             AgentError::Unavailable(_) | AgentError::Dial { .. } => ErrorClass::Unavailable,
             AgentError::Corrupt(_) => ErrorClass::Corrupt,
+            AgentError::Partial(_) => ErrorClass::Partial,
             AgentError::Cancelled => ErrorClass::Cancelled,
             AgentError::Controller { class, .. } => *class,
             AgentError::Engine { source, .. } => source.class(),

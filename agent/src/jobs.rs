@@ -7,6 +7,8 @@ pub mod backup;
 pub mod check;
 pub mod context;
 pub mod journal;
+pub mod outcome;
+pub mod repository;
 pub mod restore;
 
 use std::collections::{HashMap, VecDeque};
@@ -25,6 +27,7 @@ use crate::error::AgentError;
 use crate::session::outbox::Outbox;
 use crate::toolbox::Toolbox;
 use context::JobContext;
+use outcome::Outcome;
 
 /// Bytes of a summary on the wire.
 const SUMMARY_BYTES_MAX: usize = 32 * 1024;
@@ -190,9 +193,12 @@ impl Inner {
                 return;
             }
         };
-        if let Err(error) = &outcome {
-            span.record("error", error.class().as_str());
-            span.record("otel.status_code", "ERROR");
+        let outcome = outcome.unwrap_or_else(|error| Outcome::failed(serde_json::Value::Null, error));
+        if let Some(fault) = &outcome.fault {
+            span.record("error", fault.class().as_str());
+            if fault.class() != breakwater_core::ErrorClass::Partial {
+                span.record("otel.status_code", "ERROR");
+            }
         }
         let result = self.result(&start, began.as_micros(), outcome);
         span.in_scope(|| {
@@ -214,11 +220,7 @@ impl Inner {
         self.outbox.ended(&start.job_id);
     }
 
-    async fn work(
-        self: &Arc<Self>,
-        start: &v1::StartJob,
-        cancel: &CancellationToken,
-    ) -> Result<serde_json::Value, AgentError> {
+    async fn work(self: &Arc<Self>, start: &v1::StartJob, cancel: &CancellationToken) -> Result<Outcome, AgentError> {
         if let Some(word) = start.must_understand.first() {
             return Err(AgentError::Refused(format!(
                 "this agent (version {}) does not know `{word}`, which the job asks for (hint: update the agent)",
@@ -238,10 +240,10 @@ impl Inner {
             Arc::clone(&self.outbox),
             Arc::clone(&self.tools.clock),
         );
-        let work: BoxFuture<'_, Result<serde_json::Value, AgentError>> = match &start.work {
+        let work: BoxFuture<'_, Result<Outcome, AgentError>> = match &start.work {
             Some(Work::Backup(spec)) => Box::pin(backup::run(&self.tools, &context, start, spec)),
             Some(Work::Restore(spec)) => Box::pin(restore::run(&self.tools, &context, start, spec)),
-            Some(Work::Check(spec)) => Box::pin(check::run(&self.tools, &context, start, spec)),
+            Some(Work::RepositoryWork(work)) => Box::pin(repository::run(&self.tools, &context, start, work)),
             None => {
                 let text = "this agent does not know this kind of job (hint: update it)";
                 return Err(AgentError::Refused(text.to_owned()));
@@ -253,21 +255,8 @@ impl Inner {
         }
     }
 
-    fn result(
-        &self,
-        start: &v1::StartJob,
-        started: i64,
-        outcome: Result<serde_json::Value, AgentError>,
-    ) -> v1::JobResult {
-        let (state, failure, summary) = match outcome {
-            Ok(summary) => (v1::JobState::Succeeded, None, summary),
-            Err(error) => {
-                let failure = error.failure();
-                let cancelled = error.class() == breakwater_core::ErrorClass::Cancelled;
-                let state = if cancelled { v1::JobState::Cancelled } else { v1::JobState::Failed };
-                (state, Some(failure), serde_json::Value::Null)
-            }
-        };
+    fn result(&self, start: &v1::StartJob, started: i64, outcome: Outcome) -> v1::JobResult {
+        let (state, failure) = outcome::state(outcome.fault.as_ref());
         v1::JobResult {
             sequence: 0,
             job_id: start.job_id.clone(),
@@ -275,7 +264,7 @@ impl Inner {
             fence: start.fence,
             state: state.into(),
             failure,
-            summary_json: shortened(summary),
+            summary_json: shortened(outcome.summary),
             started,
             finished: self.tools.clock.now().as_micros(),
         }
@@ -292,13 +281,7 @@ fn shortened(mut summary: serde_json::Value) -> String {
         if text.len() <= SUMMARY_BYTES_MAX {
             return text;
         }
-        for list in summary.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
-            if let Some(lines) = list.as_array_mut().filter(|lines| lines.len() > keep) {
-                let cut = lines.len() - keep;
-                lines.truncate(keep);
-                lines.push(format!("{cut} more").into());
-            }
-        }
+        cut_lists(&mut summary, keep);
     }
     let text = summary.to_string();
     if text.len() <= SUMMARY_BYTES_MAX {
@@ -308,11 +291,27 @@ fn shortened(mut summary: serde_json::Value) -> String {
     }
 }
 
+/// Cuts every list of texts or findings, however deep, to `keep` entries and a line that says how many more there were.
+fn cut_lists(value: &mut serde_json::Value, keep: usize) {
+    match value {
+        serde_json::Value::Array(lines) => {
+            if lines.len() > keep {
+                let cut = lines.len() - keep;
+                lines.truncate(keep);
+                lines.push(format!("{cut} more").into());
+            }
+            lines.iter_mut().for_each(|line| cut_lists(line, keep));
+        }
+        serde_json::Value::Object(map) => map.values_mut().for_each(|field| cut_lists(field, keep)),
+        _ => {}
+    }
+}
+
 fn kind(start: &v1::StartJob) -> &'static str {
     match &start.work {
         Some(Work::Backup(_)) => v1::JobKind::Backup.word(),
         Some(Work::Restore(_)) => v1::JobKind::Restore.word(),
-        Some(Work::Check(_)) => v1::JobKind::Check.word(),
+        Some(Work::RepositoryWork(work)) => work.kind().word(),
         None => v1::JobKind::Unspecified.word(),
     }
 }

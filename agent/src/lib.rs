@@ -4,11 +4,13 @@
 //!
 //! Reading order: [`agent`] (starting and stopping), [`identity`] and [`session`] (the controller), [`assignment`],
 //! [`supervisor`] and [`sources`] (what is looked after), [`jobs`] and [`questions`] (what is asked), [`restore_plan`] and
-//! [`restore`] (which need no controller), [`repositories`] and [`keyring`] (where data goes), [`wiring`] (which engines).
+//! [`restore`] (which need no controller), [`contents`], [`repositories`] and [`keyring`] (where data goes), [`wiring`] (which
+//! engines).
 
 pub mod agent;
 pub mod assignment;
 pub mod config;
+pub mod contents;
 mod durable;
 pub mod error;
 pub mod identity;

@@ -2,7 +2,7 @@
 
 pub mod discover;
 pub mod points;
-mod preview;
+pub mod preview;
 mod snapshots;
 mod source;
 
@@ -71,6 +71,7 @@ impl Respondent {
         match &question.ask {
             Some(Ask::Snapshots(ask)) => snapshots::list(tools, repository()?, ask).await,
             Some(Ask::Snapshot(ask)) => snapshots::show(tools, repository()?, &ask.id).await,
+            Some(Ask::RepositoryFacts(_)) => snapshots::repository(tools, repository()?).await,
             Some(Ask::Points(ask)) => points::list(tools, repository()?, &ask.source_uid).await,
             Some(Ask::Preview(ask)) => preview::show(tools, question, repository()?, ask).await,
             Some(Ask::CheckSource(_)) => source::check(tools, question.source.as_ref()).await,
@@ -84,6 +85,7 @@ fn kind(question: &v1::Question) -> &'static str {
     match &question.ask {
         Some(Ask::Snapshots(_)) => "snapshots",
         Some(Ask::Snapshot(_)) => "snapshot",
+        Some(Ask::RepositoryFacts(_)) => "repository",
         Some(Ask::Points(_)) => "points",
         Some(Ask::Preview(_)) => "preview",
         Some(Ask::CheckSource(_)) => "check_source",

@@ -7,6 +7,7 @@ pub(crate) mod local;
 pub(crate) mod object;
 pub(crate) mod repository;
 pub(crate) mod restore;
+pub(crate) mod snapshot;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -130,7 +131,7 @@ pub(crate) enum Command {
     Backup(job::BackupCommand),
     /// What was backed up
     #[command(subcommand)]
-    Snapshot(repository::SnapshotCommand),
+    Snapshot(snapshot::SnapshotCommand),
     /// Restores
     #[command(subcommand)]
     Restore(restore::RestoreCommand),
@@ -226,6 +227,15 @@ mod tests {
             "backup run app --type full --mode emergency --wait",
             "snapshot list --source app --status committed --limit 3",
             "snapshot show 0199",
+            "snapshot verify 0199 --level forensic --wait",
+            "snapshot delete 0199 --yes=0199 --request-id r --wait",
+            "backup run app --compression zstd:9",
+            "repository gc main --dry-run --repack-below 30",
+            "repository repair main --dry-run --wait",
+            "repository check main --read-data-subset 1/8 --region east --agent b",
+            "--offline --repository /a --key k repository gc",
+            "--offline --repository /a --key k snapshot delete 0199 --yes=0199",
+            "repository create --region a=/a --writer-key-out w --key-out k --recovery-key-out r --suite fast --pack-size 8MiB",
             "restore run --source app --to-time 2026-11-20T12:00:00Z --target /r --region east --only base/* --parallel 2 --wait",
             "restore run --source app --to-lsn 0/16B3748 --target /r --preview",
             "restore run --source app --latest --target /r --no-recover --agent b",
@@ -262,6 +272,9 @@ mod tests {
             "get",
             "apply",
             "backup run app --mode sometimes",
+            "snapshot verify 0199 --level deep",
+            "snapshot delete",
+            "repository gc main --repack-below 101",
             "status --output xml",
         ];
         for line in bad {

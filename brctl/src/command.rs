@@ -18,6 +18,7 @@ mod snapshot;
 mod source;
 mod status;
 mod storage;
+mod work;
 
 pub(crate) use lag::LAG;
 pub(crate) use snapshot::SNAPSHOTS;
@@ -96,7 +97,7 @@ pub(crate) async fn run(command: Command, settings: Settings) -> Ended {
     let desk = Desk { settings, output };
     if desk.settings.offline.is_some() && !works_offline(&command) {
         return Err(Failure::usage("this command needs a controller, and --offline means that there is none")
-            .hint("--offline works with snapshot list, snapshot show, restore run, recovery points, repository show and repository check"));
+            .hint("--offline works with snapshot list|show|verify|delete, restore run, recovery points and repository show|check|gc|repair"));
     }
     match command {
         Command::Status => status::run(&desk).await,
@@ -126,14 +127,19 @@ pub(crate) async fn run(command: Command, settings: Settings) -> Ended {
 }
 
 fn works_offline(command: &Command) -> bool {
-    use crate::args::repository::{RepositoryCommand, SnapshotCommand};
+    use crate::args::repository::RepositoryCommand;
     use crate::args::restore::{RecoveryCommand, RestoreCommand};
     matches!(
         command,
-        Command::Snapshot(SnapshotCommand::List(_) | SnapshotCommand::Show { .. })
+        Command::Snapshot(_)
             | Command::Restore(RestoreCommand::Run(_))
             | Command::Recovery(RecoveryCommand::Points(_))
-            | Command::Repository(RepositoryCommand::Check(_) | RepositoryCommand::Show { .. })
+            | Command::Repository(
+                RepositoryCommand::Check(_)
+                    | RepositoryCommand::Show { .. }
+                    | RepositoryCommand::Gc(_)
+                    | RepositoryCommand::Repair(_)
+            )
             | Command::Version
             | Command::Completion { .. }
     )

@@ -7,6 +7,7 @@
 mod args;
 mod client;
 mod command;
+mod confirm;
 mod context;
 mod demo;
 mod failure;

@@ -12,6 +12,7 @@ use breakwater_agent::{Agent, AgentConfig};
 use breakwater_controller::{ControllerConfig, StartError};
 use breakwater_core::ErrorClass;
 use breakwater_proto::v1;
+use breakwater_repository::CreateOptions;
 
 use crate::client::Client;
 use crate::command::repository::{declaration, make};
@@ -180,7 +181,7 @@ async fn make_repository(
         private(keys)?;
         let arguments: Vec<String> = regions.iter().map(|(name, url)| format!("{name}={url}")).collect();
         let [writer, restore, recovery] = &paths;
-        make(&arguments, 1, "default", &[writer, restore, recovery]).await.map_err(|failure| {
+        make(&arguments, 1, CreateOptions::default(), &[writer, restore, recovery]).await.map_err(|failure| {
             failure
                 .hint(format!("an earlier first start was interrupted: remove {} and start again", directory.display()))
         })?;

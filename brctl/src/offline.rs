@@ -1,17 +1,17 @@
-//! Breaking the glass: a repository, a key file and this program are enough to list, check and restore. No controller, no
-//! state store, no agent.
+//! Breaking the glass: a repository, a key file and this program are enough for everything that is done with a repository. No
+//! controller, no state store, no agent.
 //!
-//! Invariant: nothing is ever written to a region from here.
+//! Invariant: what is done here is what an agent's job would do, by the same function. Nothing is written to a region but by
+//! the work that is there to do so ([`perform`]).
 
-mod check;
 mod points;
 mod restore;
-mod show;
 mod snapshots;
+mod work;
 
 use std::sync::Arc;
 
-use breakwater_agent::keyring;
+use breakwater_agent::{contents, keyring};
 use breakwater_core::{Clock, Entropy, ErrorClass, SourceUid};
 use breakwater_repository::format::open::SourceRecord;
 use breakwater_repository::regions::Role;
@@ -23,11 +23,10 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::OfflineSettings;
 
-pub(crate) use check::check;
 pub(crate) use points::points;
 pub(crate) use restore::{Wanted, run as restore};
-pub(crate) use show::show;
-pub(crate) use snapshots::{list, show as show_snapshot};
+pub(crate) use snapshots::{list, repository as show, show as show_snapshot};
+pub(crate) use work::perform;
 
 /// An opened repository.
 #[derive(Debug)]
@@ -109,18 +108,7 @@ impl Glass {
 
     /// What every source says of itself.
     async fn sources(&self) -> Result<Vec<SourceRecord>, Failure> {
-        let order = self.repository.read_order();
-        let sources = self.repository.sources(&order).await?;
-        let mut records = Vec::new();
-        for uid in sources.uids {
-            match self.repository.source_record(&order, uid).await {
-                Ok(record) => records.push(record),
-                // A directory whose first object never became durable holds nothing that could be restored.
-                Err(error) if error.class() == ErrorClass::NotFound => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(records)
+        Ok(contents::sources(&self.repository).await?)
     }
 
     /// Refuses to go on with a key that opens no content.

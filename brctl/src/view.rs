@@ -33,6 +33,7 @@ pub(crate) fn job(job: &v1::Job) -> Value {
         "namespace": job.namespace,
         "kind": job.kind().word(),
         "state": job.state().word(),
+        "outcome": outcome(job),
         "source": known(&job.source),
         "plan": known(&job.plan),
         "agent": job.agent,
@@ -49,6 +50,11 @@ pub(crate) fn job(job: &v1::Job) -> Value {
         "revision": job.revision,
         "log": job.log,
     })
+}
+
+/// Of a job that succeeded: whether with all that was asked for.
+fn outcome(job: &v1::Job) -> Option<&'static str> {
+    (job.state() == v1::JobState::Succeeded).then_some(if job.failure.is_some() { "partial" } else { "complete" })
 }
 
 fn progress(progress: &v1::Progress) -> Value {
@@ -248,6 +254,9 @@ mod tests {
         assert_eq!(value["duration_seconds"], 2.5);
         assert_eq!(value["failure"]["class"], "corrupt");
         assert_eq!(value["summary"], json!({"consistent_at": "1970-01-01T00:00:01.000000Z", "bytes": 5}));
-        assert!(value["created"].is_null() && value["source"].is_null());
+        assert!(value["created"].is_null() && value["source"].is_null() && value["outcome"].is_null());
+        let partial = v1::Job { state: v1::JobState::Succeeded.into(), ..message.clone() };
+        assert_eq!(job(&partial)["outcome"], "partial");
+        assert_eq!(job(&v1::Job { failure: None, ..partial })["outcome"], "complete");
     }
 }

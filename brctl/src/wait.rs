@@ -54,7 +54,8 @@ pub(crate) fn outcome(ended: &[Result<v1::Job, Failure>]) -> Ending {
 /// The exit code for how a job ended.
 fn code_of(job: &v1::Job) -> u8 {
     match job.state() {
-        v1::JobState::Succeeded => 0,
+        // Partial work has succeeded and says what is missing.
+        v1::JobState::Succeeded => job.failure.as_ref().map_or(0, |missing| missing.error_class().exit_code()),
         v1::JobState::Cancelled => ErrorClass::Cancelled.exit_code(),
         v1::JobState::Failed => job.failure.as_ref().map_or(ErrorClass::Internal, v1::Failure::error_class).exit_code(),
         v1::JobState::Unspecified | v1::JobState::Pending | v1::JobState::Dispatched | v1::JobState::Running => {
@@ -81,7 +82,10 @@ pub(crate) fn explain(ended: &[Result<v1::Job, Failure>]) {
 pub(crate) fn failure_of(job: &v1::Job) -> Option<Failure> {
     let what = format!("{} {}", job.kind().word(), job.id);
     match (job.state(), &job.failure) {
-        (v1::JobState::Succeeded, _) => None,
+        (v1::JobState::Succeeded, None) => None,
+        (v1::JobState::Succeeded, Some(missing)) => {
+            Some(Failure::new(missing.error_class(), missing.message.clone()).doing(format!("{what} is partial")))
+        }
         (v1::JobState::Failed, Some(failure)) => {
             Some(Failure::new(failure.error_class(), failure.message.clone()).doing(format!("{what} failed")))
         }
@@ -171,6 +175,8 @@ mod tests {
         let good = || ended(v1::JobState::Succeeded, None);
         check(vec![good()], 0);
         check(vec![good(), good()], 0);
+        check(vec![ended(v1::JobState::Succeeded, Some(ErrorClass::Partial))], 10);
+        check(vec![good(), ended(v1::JobState::Succeeded, Some(ErrorClass::Partial))], 10);
         check(vec![ended(v1::JobState::Cancelled, None)], 5);
         check(vec![ended(v1::JobState::Failed, Some(ErrorClass::Corrupt))], 9);
         check(vec![ended(v1::JobState::Failed, None)], 1);

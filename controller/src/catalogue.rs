@@ -266,10 +266,13 @@ fn effects_of(spec: &Spec, action: &str) -> Vec<String> {
         _ if action == "unchanged" => Vec::new(),
         Spec::Plan(plan) => {
             let names: Vec<&str> = plan.sources.iter().map(Name::as_str).collect();
-            vec![
+            let mut effects = vec![
                 format!("agents begin to stream {} into repository `{}`", names.join(", "), plan.repository),
                 "no schedule in this version: start backups with `brctl backup run`".to_owned(),
-            ]
+            ];
+            let word = plan.compression.as_ref();
+            effects.extend(word.map(|word| format!("its next backups compress what is new by `{word}`")));
+            effects
         }
         Spec::Source(source) => vec![format!("agent `{}` looks after it once a plan covers it", source.agent)],
         Spec::Repository(repository) => {

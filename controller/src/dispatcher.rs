@@ -7,7 +7,6 @@ use breakwater_core::{Clock, Name, Timestamp, Uid};
 use breakwater_planner::job::{DISPATCH_PATIENCE_MICROS, JobEffect, JobEvent, JobState};
 use breakwater_proto::v1;
 use breakwater_proto::v1::controller_message::Body as Told;
-use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -17,7 +16,7 @@ use crate::catalogue::{self, Declared};
 use crate::error::ControlError;
 use crate::fleet::Fleet;
 use crate::jobs::Jobs;
-use crate::records::{JobRecord, Work};
+use crate::records::JobRecord;
 
 /// The dispatcher looks at all jobs this often even when nobody woke it.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -89,7 +88,7 @@ impl Dispatcher {
     async fn dispatch(&self, namespace: &Name, declared: &Declared, job: JobRecord) -> Result<(), ControlError> {
         if job.life.state == JobState::Dispatched {
             // The same attempt again: the agent knows what it has by the fence.
-            self.send(job.agent, message(declared, &job)?);
+            self.send(job.agent, self.message(declared, &job).await?);
             return Ok(());
         }
         let now: Timestamp = self.clock.now();
@@ -101,7 +100,7 @@ impl Dispatcher {
         let event = JobEvent::Dispatch { fence };
         let happened = self.jobs.happen(namespace, job.id, event, None, now).instrument(span).await?;
         if let (job, JobEffect::Send) = happened {
-            self.send(job.agent, message(declared, &job)?);
+            self.send(job.agent, self.message(declared, &job).await?);
         }
         Ok(())
     }
@@ -110,44 +109,32 @@ impl Dispatcher {
         // An agent that is gone says at its return what it runs; what it never got is sent then.
         self.fleet.send(agent, Told::StartJob(start));
     }
-}
 
-/// The job as its agent gets it.
-fn message(declared: &Declared, job: &JobRecord) -> Result<v1::StartJob, ControlError> {
-    let source = job
-        .source_uid
-        .and_then(|uid| declared.source_by_uid(&uid.to_string()))
-        .map(|(stored, spec)| assign::source_message(declared, stored, spec));
-    let repository = declared
-        .repository(job.repository.as_str())
-        .map(|(stored, spec)| assign::repository_message(&stored.name, spec));
-    let source_uid = job.source_uid.map(|uid| uid.to_string()).unwrap_or_default();
-    let work = match &job.work {
-        Work::Backup { snapshot, read } => v1::start_job::Work::Backup(v1::BackupSpec {
-            source_uid,
-            snapshot_id: snapshot.to_string(),
-            read: read.clone(),
-        }),
-        Work::Restore { spec } => {
-            let decoded = hex::decode(spec).ok().and_then(|bytes| v1::RestoreSpec::decode(bytes.as_slice()).ok());
-            let unreadable = || {
-                let message = format!("the stored order of job {} cannot be read", job.id);
-                ControlError::answer(breakwater_core::ErrorClass::Corrupt, message)
-            };
-            v1::start_job::Work::Restore(decoded.ok_or_else(unreadable)?)
+    /// The job as its agent gets it.
+    async fn message(&self, declared: &Declared, job: &JobRecord) -> Result<v1::StartJob, ControlError> {
+        let mut known = Vec::new();
+        if job.work.kind() == v1::JobKind::Gc {
+            // One repository may be declared in several namespaces.
+            for namespace in catalogue::namespaces(&self.book).await? {
+                known.extend(self.jobs.list(&namespace).await?.into_iter().map(|(job, _)| job));
+            }
         }
-        Work::Check { read_data } => {
-            v1::start_job::Work::Check(v1::CheckSpec { repository: job.repository.to_string(), read_data: *read_data })
-        }
-    };
-    Ok(v1::StartJob {
-        job_id: job.id.to_string(),
-        attempt: job.life.attempt,
-        fence: job.life.fence,
-        traceparent: job.traceparent.clone().unwrap_or_default(),
-        must_understand: Vec::new(),
-        source,
-        repository,
-        work: Some(work),
-    })
+        let source = job
+            .source_uid
+            .and_then(|uid| declared.source_by_uid(&uid.to_string()))
+            .map(|(stored, spec)| assign::source_message(declared, stored, spec));
+        let repository = declared
+            .repository(job.repository.as_str())
+            .map(|(stored, spec)| assign::repository_message(&stored.name, spec));
+        Ok(v1::StartJob {
+            job_id: job.id.to_string(),
+            attempt: job.life.attempt,
+            fence: job.life.fence,
+            traceparent: job.traceparent.clone().unwrap_or_default(),
+            must_understand: Vec::new(),
+            source,
+            repository,
+            work: Some(job.work.order(job, &known)?),
+        })
+    }
 }

@@ -10,7 +10,7 @@ use breakwater_state::keyspace::{self, Key};
 use crate::book::{Book, encode};
 use crate::error::ControlError;
 use crate::fleet::Fleet;
-use crate::records::{JOB_LOG_LINES, JobRecord, Work};
+use crate::records::{JOB_LOG_LINES, JobRecord};
 
 /// Ended jobs kept per namespace; older ones are pruned.
 const ENDED_JOBS_KEPT: usize = 200;
@@ -139,16 +139,11 @@ impl Jobs {
 
     /// A job for people and programs.
     pub fn show(&self, job: &JobRecord, revision: u64) -> v1::Job {
-        let (kind, snapshot_id) = match &job.work {
-            Work::Backup { snapshot, .. } => (v1::JobKind::Backup, snapshot.to_string()),
-            Work::Restore { .. } => (v1::JobKind::Restore, String::new()),
-            Work::Check { .. } => (v1::JobKind::Check, String::new()),
-        };
         let micros = |moment: Option<Timestamp>| moment.map_or(0, Timestamp::as_micros);
         v1::Job {
             id: job.id.to_string(),
             namespace: job.namespace.to_string(),
-            kind: kind.into(),
+            kind: job.work.kind().into(),
             state: wire_state(job.life.state).into(),
             source: job.source.clone(),
             agent: job.agent_name.to_string(),
@@ -171,7 +166,7 @@ impl Jobs {
                 .to_owned(),
             plan: job.plan.clone(),
             revision,
-            snapshot_id,
+            snapshot_id: job.work.snapshot(),
             log: job.log.clone(),
         }
     }

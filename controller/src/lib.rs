@@ -24,6 +24,7 @@ pub mod records;
 pub mod server;
 pub mod summary;
 pub mod wiring;
+pub mod work;
 
 pub use config::ControllerConfig;
 pub use server::{Running, StartError, start};

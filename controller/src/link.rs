@@ -23,8 +23,9 @@ use crate::enrolment::refuse_locked;
 use crate::error::ControlError;
 use crate::fleet::Fleet;
 use crate::jobs::{Jobs, terminal_state};
-use crate::records::{AgentRecord, JobRecord, Work};
+use crate::records::{AgentRecord, JobRecord};
 use crate::summary;
+use crate::work::Work;
 
 /// Answers longer than this are cut off: one question must not hold the controller's memory or an operator's terminal.
 const ANSWER_BYTES_MAX: usize = 64 << 20;

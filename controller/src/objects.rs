@@ -3,6 +3,7 @@
 //! Documents are parsed strictly (unknown fields are named, with their path) and become [`Object`]s; only checked values
 //! reach the store. Defaults are written in one place: the `Default`s and `default_*` functions of each kind.
 
+pub mod compression;
 pub mod document;
 pub mod plan;
 pub mod repository;

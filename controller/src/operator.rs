@@ -184,6 +184,7 @@ impl Operator for Desk {
     type SnapshotStream = Jsons;
     type PreviewStream = Jsons;
     type PointsStream = Jsons;
+    type RepositoryFactsStream = Jsons;
     type DiscoverStream = Jsons;
     type CheckSourceStream = Jsons;
 
@@ -259,9 +260,12 @@ impl Operator for Desk {
         Ok(Response::new(v1::RunJobsResponse { jobs }))
     }
 
-    async fn run_check(&self, request: Request<v1::RunCheckRequest>) -> Result<Response<v1::RunJobsResponse>, Status> {
+    async fn run_repository_work(
+        &self,
+        request: Request<v1::RunRepositoryWorkRequest>,
+    ) -> Result<Response<v1::RunJobsResponse>, Status> {
         let parent = run::traceparent(&request);
-        let jobs = vec![self.start_check(self.admit(request)?, parent).await?];
+        let jobs = vec![self.start_repository_work(self.admit(request)?, parent).await?];
         Ok(Response::new(v1::RunJobsResponse { jobs }))
     }
 
@@ -313,6 +317,10 @@ impl Operator for Desk {
 
     async fn points(&self, request: Request<v1::PointsRequest>) -> Result<Response<Jsons>, Status> {
         Ok(Response::new(self.ask_points(self.admit(request)?).await?))
+    }
+
+    async fn repository_facts(&self, request: Request<v1::RepositoryFactsRequest>) -> Result<Response<Jsons>, Status> {
+        Ok(Response::new(self.ask_repository(self.admit(request)?).await?))
     }
 
     async fn discover(&self, request: Request<v1::DiscoverRequest>) -> Result<Response<Jsons>, Status> {

@@ -98,6 +98,7 @@ impl Overview {
             stream: streams.then_some(stream_state.as_str()),
             regions: &sync,
             last_failure: summary.last_failure.as_deref(),
+            last_partial: summary.last_partial.as_deref(),
         };
         let verdict = protection::judge(&facts);
         // The worst region speaks for the source; one region without a point leaves nothing to say.

@@ -6,6 +6,8 @@ use breakwater_core::{JobId, Name, SnapshotId, SourceUid, Timestamp, Uid};
 use breakwater_planner::job::JobLife;
 use serde::{Deserialize, Serialize};
 
+use crate::work::Work;
+
 /// A declared object.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObjectRecord {
@@ -49,29 +51,6 @@ pub struct TokenRecord {
     pub used_by: Option<Uid>,
     /// Revoked by hand.
     pub revoked: bool,
-}
-
-/// What a job is to do, by kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Work {
-    /// Take a snapshot.
-    Backup {
-        /// Its id, fixed when the job was accepted.
-        snapshot: SnapshotId,
-        /// How the source is read.
-        read: String,
-    },
-    /// Bring something back. The protocol's message, encoded.
-    Restore {
-        /// The encoded `RestoreSpec`, hex.
-        spec: String,
-    },
-    /// Check a repository.
-    Check {
-        /// Also read all data.
-        read_data: bool,
-    },
 }
 
 /// A job.
@@ -126,6 +105,9 @@ pub struct SourceSummary {
     pub last_ended: Timestamp,
     /// The state of the last ended job and its message.
     pub last_failure: Option<String>,
+    /// What the newest snapshot leaves out, when its backup could not read everything.
+    #[serde(default)]
+    pub last_partial: Option<String>,
     /// The stream as last reported: the encoded protocol message, hex.
     pub stream: Option<String>,
     /// When that was stored.

@@ -8,7 +8,8 @@ use prost::Message;
 use crate::book::{Book, Versioned};
 use crate::error::ControlError;
 use crate::fleet::Fleet;
-use crate::records::{JobRecord, SourceSummary, Work};
+use crate::records::{JobRecord, SourceSummary};
+use crate::work::Work;
 use breakwater_planner::job::JobState;
 
 /// A stream's status is stored at most this often; in between it lives in memory.
@@ -67,6 +68,7 @@ pub async fn note_backup(
                     }
                 }
                 next.last_failure = None;
+                next.last_partial = job.life.failure.as_ref().map(|failure| failure.message.clone());
             }
             (_, JobState::Failed) => {
                 next.last_failure = job.life.failure.as_ref().map(|failure| failure.message.clone());

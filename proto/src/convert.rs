@@ -3,6 +3,7 @@
 use breakwater_core::{ErrorClass, LogPosition};
 
 use crate::v1;
+use crate::v1::repository_work::Work;
 
 impl From<LogPosition> for v1::Position {
     fn from(position: LogPosition) -> Self {
@@ -56,7 +57,40 @@ impl v1::JobKind {
             v1::JobKind::Backup => "backup",
             v1::JobKind::Restore => "restore",
             v1::JobKind::Check => "check",
+            v1::JobKind::Verify => "verify",
+            v1::JobKind::Delete => "delete",
+            v1::JobKind::Gc => "gc",
+            v1::JobKind::Repair => "repair",
         }
+    }
+}
+
+impl v1::RepositoryWork {
+    /// What kind of job it is.
+    pub fn kind(&self) -> v1::JobKind {
+        match &self.work {
+            None => v1::JobKind::Unspecified,
+            Some(Work::Check(_)) => v1::JobKind::Check,
+            Some(Work::Verify(_)) => v1::JobKind::Verify,
+            Some(Work::Delete(_)) => v1::JobKind::Delete,
+            Some(Work::Gc(_)) => v1::JobKind::Gc,
+            Some(Work::Repair(_)) => v1::JobKind::Repair,
+        }
+    }
+
+    /// The snapshot it is about, as it was named; empty when it is about the whole repository.
+    pub fn snapshot(&self) -> &str {
+        match &self.work {
+            Some(Work::Verify(spec)) => &spec.snapshot,
+            Some(Work::Delete(spec)) => &spec.snapshot,
+            None | Some(Work::Check(_) | Work::Gc(_) | Work::Repair(_)) => "",
+        }
+    }
+}
+
+impl From<Work> for v1::RepositoryWork {
+    fn from(work: Work) -> Self {
+        v1::RepositoryWork { work: Some(work) }
     }
 }
 

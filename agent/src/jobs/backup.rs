@@ -11,6 +11,7 @@ use breakwater_repository::format::manifest::{Manifest, ManifestSource, Snapshot
 use breakwater_repository::{BackupSession, FenceOutcome, Repository, Selector, SessionIntent};
 
 use super::context::JobContext;
+use super::outcome::Outcome;
 use crate::error::AgentError;
 use crate::patience::{SQL_PATIENCE, answered};
 use crate::repositories::OpenRepository;
@@ -39,7 +40,7 @@ pub(super) async fn run(
     context: &JobContext,
     start: &v1::StartJob,
     spec: &v1::BackupSpec,
-) -> Result<serde_json::Value, AgentError> {
+) -> Result<Outcome, AgentError> {
     if !matches!(spec.read.as_str(), "" | "full") {
         return Err(AgentError::Refused(format!(
             "reading a source `{}` is not in this version (hint: full)",
@@ -75,7 +76,7 @@ pub(super) async fn run(
     let session = context.phase("preparing", begin(&open, &source, context, snapshot)).await;
     let (session, base) = match session? {
         Begun::Session(session, base) => (session, base),
-        Begun::AlreadyThere(manifest) => return Ok(already_there(&manifest)),
+        Begun::AlreadyThere(manifest) => return Ok(Outcome::done(already_there(&manifest))),
     };
     let request = BackupRequest {
         label: context.id.to_string(),
@@ -116,7 +117,7 @@ pub(super) async fn run(
     if let (Commit::Committed { .. }, Some(start)) = (&outcome.commit, outcome.manifest.start) {
         source.note_base(start);
     }
-    Ok(summary(&open, &outcome))
+    Ok(Outcome::done(summary(&open, &outcome)))
 }
 
 fn refuse_unready(source: &Source, probe: &breakwater_engine::Probe) -> Result<(), AgentError> {

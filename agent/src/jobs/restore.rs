@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backup::wait_durable;
 use super::context::JobContext;
+use super::outcome::Outcome;
 use crate::error::AgentError;
 use crate::restore::{self, RestoreRequest, Seconds, Verify};
 use crate::restore_plan::{self, Point, ReadSide};
@@ -30,7 +31,7 @@ pub(super) async fn run(
     context: &JobContext,
     start: &v1::StartJob,
     spec: &v1::RestoreSpec,
-) -> Result<serde_json::Value, AgentError> {
+) -> Result<Outcome, AgentError> {
     let point = Point::from_wire(spec.point.as_ref())?;
     context.phase("log", store_fresh_log(tools, &spec.source_uid, &point)).await?;
     let request = context
@@ -48,7 +49,8 @@ pub(super) async fn run(
     let outcome = context.phase_to_its_end("recovering", restore::recover(&request)).await?;
     let seconds = Seconds { fetch, replay: begun.elapsed().as_secs_f64() };
     let summary = restore::summary(&request, &report, outcome, seconds);
-    serde_json::to_value(summary).map_err(|error| AgentError::Defect(format!("the summary: {error}")))
+    let summary = serde_json::to_value(summary).map_err(|error| AgentError::Defect(format!("the summary: {error}")))?;
+    Ok(Outcome::done(summary))
 }
 
 /// Plans the restore and gathers what it needs.

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::AgentError;
 use crate::jobs::restore::prepare;
-use crate::restore::stop_in_words;
+use crate::restore::{RestoreRequest, stop_in_words};
 use crate::toolbox::Toolbox;
 
 pub(super) async fn show(
@@ -26,11 +26,17 @@ pub(super) async fn show(
         Ok(request) => request,
         Err(error) => return Ok(refused(&error)),
     };
+    let refusal = request.check().await.err().map(|error| breakwater_core::Chain(&error).to_string());
+    let mut value = of_request(&request);
+    value["refused"] = json!(refusal);
+    Ok(value)
+}
+
+/// What `request` would do, as a document. Moments are microseconds.
+pub fn of_request(request: &RestoreRequest) -> Value {
     let plan = &request.plan;
     let log = plan.log_size();
-    let end = plan.log.as_ref().map(|log| log.end);
-    let refusal = request.check().await.err().map(|error| breakwater_core::Chain(&error).to_string());
-    Ok(json!({
+    json!({
         "base": {
             "snapshot": plan.snapshot.id,
             "consistent_at": plan.snapshot.consistent_at,
@@ -42,13 +48,13 @@ pub(super) async fn show(
         "bytes": plan.manifest.totals.bytes,
         "files": plan.manifest.totals.files,
         "from": plan.manifest.start.map(|start| start.to_string()),
-        "to": end.map(|end| end.to_string()),
+        "to": plan.log.as_ref().map(|log| log.end.to_string()),
         "stop": stop_in_words(&plan.stop),
-        "reaches": plan.reaches.map(|moment| moment.to_string()),
-        "target": spec.target,
+        "reaches": plan.reaches,
+        "target": request.target,
         "expected_seconds": Value::Null,
-        "refused": refusal,
-    }))
+        "refused": Value::Null,
+    })
 }
 
 fn refused(error: &AgentError) -> Value {

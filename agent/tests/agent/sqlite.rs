@@ -2,6 +2,7 @@
 
 use breakwater_core::ErrorClass;
 use breakwater_proto::v1;
+use breakwater_proto::v1::repository_work::Work;
 use breakwater_proto::v1::restore_point::Point;
 
 use crate::lab::{Lab, summary};
@@ -123,8 +124,9 @@ async fn a_check_finds_what_was_damaged() {
     lab.declare(&format!("sqlite: {{path: {}}}", file.display())).await;
     lab.backup().await;
     let check = async || {
-        let request = v1::RunCheckRequest { repository: "main".to_owned(), read_data: true, ..Default::default() };
-        let job = lab.desk().await.run_check(request).await.unwrap().into_inner().jobs.remove(0);
+        let check = Work::Check(v1::CheckSpec { read_data: true, ..Default::default() });
+        let request = v1::RunRepositoryWorkRequest { work: Some(check.into()), ..Default::default() };
+        let job = lab.desk().await.run_repository_work(request).await.unwrap().into_inner().jobs.remove(0);
         lab.ended(&job.id).await
     };
     let sound = check().await;

@@ -22,6 +22,10 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_enum, default_value = "manual")]
     pub(crate) mode: Mode,
 
+    /// How what is new is compressed: none, low, medium, high, or a codec and level like zstd:9 [default: the plan's]
+    #[arg(long, value_name = "WORD")]
+    pub(crate) compression: Option<String>,
+
     /// Check level after the backup
     #[arg(long, value_name = "LEVEL")]
     pub(crate) verify: Option<String>,
@@ -81,8 +85,8 @@ pub(crate) struct JobListArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) source: Option<String>,
 
-    /// Only backup, restore or check
-    #[arg(long, value_name = "KIND", value_parser = ["backup", "restore", "check"])]
+    /// Only of this kind
+    #[arg(long, value_name = "KIND", value_parser = ["backup", "restore", "check", "verify", "delete", "gc", "repair"])]
     pub(crate) kind: Option<String>,
 
     /// At most so many

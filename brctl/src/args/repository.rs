@@ -1,4 +1,4 @@
-//! Flags of `repository`, `snapshot`, `region` and `storage`.
+//! Flags of `repository`, `region` and `storage`.
 
 use std::path::PathBuf;
 
@@ -15,6 +15,10 @@ pub(crate) enum RepositoryCommand {
     },
     /// Checks that what is in a repository is whole
     Check(CheckArgs),
+    /// Removes what no snapshot needs any more
+    Gc(GcArgs),
+    /// Puts back what a region lost
+    Repair(RepairArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -35,6 +39,18 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "NAME", default_value = "main")]
     pub(crate) name: String,
 
+    /// How chunks are named and sealed: `fast` where the processor has AES, `nist` where rules ask for it
+    #[arg(long, value_name = "standard|fast|nist", default_value = "standard")]
+    pub(crate) suite: String,
+
+    /// Size of a file's extent, like 128KiB: a power of two from 4KiB to 4MiB
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "128KiB")]
+    pub(crate) extent_size: u32,
+
+    /// Size of a pack, like 64MiB: from 1MiB to 1GiB
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
+    pub(crate) pack_size: u32,
+
     /// New file for the key of agents: adds backups, opens none
     #[arg(long, value_name = "FILE")]
     pub(crate) writer_key_out: PathBuf,
@@ -48,6 +64,22 @@ pub(crate) struct CreateArgs {
     pub(crate) recovery_key_out: PathBuf,
 }
 
+/// Reads `65536`, `64KiB` or `1MiB`.
+pub(crate) fn size(text: &str) -> Result<u32, String> {
+    let bad = || format!("`{text}` is not a size like 64KiB or 1MiB");
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u32 = number.parse().map_err(|_| bad())?;
+    let bytes = match unit.trim() {
+        "" | "B" => Some(number),
+        "KiB" | "k" | "K" => number.checked_mul(1 << 10),
+        "MiB" | "m" | "M" => number.checked_mul(1 << 20),
+        "GiB" | "g" | "G" => number.checked_mul(1 << 30),
+        _ => None,
+    };
+    bytes.ok_or_else(bad)
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArgs {
     /// Its name; not with --offline
@@ -57,35 +89,66 @@ pub(crate) struct CheckArgs {
     #[arg(long)]
     pub(crate) read_data: bool,
 
-    /// Wait for the end and exit with the outcome
-    #[arg(long)]
-    pub(crate) wait: bool,
-}
+    /// Also read and verify a part of the data: the Nth of M parts, or so many percent
+    #[arg(long, value_name = "N/M|P%", conflicts_with = "read_data")]
+    pub(crate) read_data_subset: Option<String>,
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum SnapshotCommand {
-    /// Lists snapshots, newest first
-    List(SnapshotListArgs),
-    /// Shows one snapshot
-    Show {
-        /// Its id, or enough of its beginning
-        id: String,
-    },
+    /// Only this region, repeated for several
+    #[arg(long = "region", value_name = "REGION")]
+    pub(crate) regions: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct SnapshotListArgs {
-    /// Only of this source: name or uid
+pub(crate) struct GcArgs {
+    /// Its name; not with --offline
+    pub(crate) name: Option<String>,
+
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Rewrite packs of deleted snapshots of which less than this is still needed; 0: none
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub(crate) repack_below: u32,
+
+    /// Also give up unfinished backups of which the controller knows nothing
+    #[arg(long)]
+    pub(crate) fence_unknown: bool,
+
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RepairArgs {
+    /// Its name; not with --offline
+    pub(crate) name: Option<String>,
+
+    /// Say what would be repaired, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+}
+
+/// How work on a repository runs.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct WorkArgs {
+    /// Run on this agent [default: one that reaches all regions]
     #[arg(long, value_name = "NAME")]
-    pub(crate) source: Option<String>,
+    pub(crate) agent: Option<String>,
 
-    /// Only in this state
-    #[arg(long, value_name = "STATUS")]
-    pub(crate) status: Option<String>,
+    /// Wait for the end and exit with the outcome
+    #[arg(long)]
+    pub(crate) wait: bool,
 
-    /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub(crate) limit: u32,
+    /// The same id starts the same job once, however often it is sent
+    #[arg(long, value_name = "ID")]
+    pub(crate) request_id: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,4 +167,19 @@ pub(crate) enum StorageCommand {
         #[arg(long, value_name = "MIB", default_value_t = 256)]
         size: u32,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [("4096", 4096), ("64KiB", 65536), ("1MiB", 1 << 20), ("1GiB", 1 << 30), ("8m", 8 << 20)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "KiB", "1.5MiB", "4GiB", "1TB", "-1"] {
+            assert!(size(bad).unwrap_err().contains("64KiB"), "{bad}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ pub(super) async fn run(desk: &Desk, command: BackupCommand) -> Ended {
         namespace: desk.namespace(),
         read: args.read,
         mode: args.mode.word().to_owned(),
+        compression: args.compression.unwrap_or_default(),
         request_id: args.request_id.unwrap_or_default(),
     };
     let jobs = client.call(client.operator().run_backup(request)).await?.jobs;

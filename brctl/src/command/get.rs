@@ -1,17 +1,16 @@
 //! `get`, `describe` and `delete` of declared objects.
 
-use std::io::{BufRead, IsTerminal};
-
 use breakwater_controller::objects::document::kind_word;
 use breakwater_proto::v1;
 use serde_json::{Value, json};
 
 use crate::args::Format;
 use crate::args::object::{DeleteArgs, GetArgs, NamedArgs};
-use crate::command::{Desk, Ended, Ending};
+use crate::command::{Desk, Ended, Ending, repository};
+use crate::confirm::confirm;
 use crate::failure::Failure;
 use crate::output::table::{Column, Kind, Listing};
-use crate::output::{say, yaml};
+use crate::output::yaml;
 use crate::view;
 
 const REPOSITORIES: Listing = Listing {
@@ -44,6 +43,7 @@ const PLANS: Listing = Listing {
         Column::new("NAME", "/metadata/name", Kind::Text),
         Column::new("REPOSITORY", "/spec/repository", Kind::Text),
         Column::new("SOURCES", "/spec/sources", Kind::List),
+        Column::wide("COMPRESSION", "/spec/compression", Kind::Text),
         Column::new("CHANGED", "/metadata/changed", Kind::Age),
         Column::wide("UID", "/metadata/uid", Kind::Id),
     ],
@@ -83,6 +83,9 @@ pub(super) async fn describe(desk: &Desk, args: NamedArgs) -> Ended {
             status["sources"].as_array().and_then(|all| all.iter().find(|one| one["name"] == args.name.as_str()));
         described["status"] = found.cloned().unwrap_or_default();
     }
+    if kind_word(&args.kind) == Some("repository") {
+        described["status"] = repository::facts(desk, &args.name).await;
+    }
     desk.output.document(&described)?;
     Ok(Ending::OK)
 }
@@ -92,7 +95,7 @@ pub(super) async fn delete(desk: &Desk, args: DeleteArgs) -> Ended {
     let word = kind_word(&kind).ok_or_else(|| unknown_kind(&kind))?;
     // Known first, so that nobody confirms the deletion of something that is not there.
     objects(desk, &kind, &name).await?;
-    confirm(word, &name, args.yes.as_deref())?;
+    confirm(word, &[&name], args.yes.as_deref())?;
     let client = desk.client()?;
     let request = v1::DeleteRequest { kind: word.to_owned(), name: name.clone(), namespace: desk.namespace() };
     let effects = client.call(client.operator().delete(request)).await?.effects;
@@ -101,27 +104,6 @@ pub(super) async fn delete(desk: &Desk, args: DeleteArgs) -> Ended {
         format!("deleted {word} {name}\n{effects}")
     })?;
     Ok(Ending::OK)
-}
-
-/// Asks for the name, or takes it from `--yes`.
-fn confirm(word: &str, name: &str, yes: Option<&str>) -> Result<(), Failure> {
-    let given = match yes {
-        Some(given) => given.to_owned(),
-        None if std::io::stdin().is_terminal() => {
-            say(format!("this deletes {word} `{name}`; type its name to go on:"));
-            let mut line = String::new();
-            std::io::stdin().lock().read_line(&mut line).map_err(|error| Failure::io("standard input", &error))?;
-            line.trim().to_owned()
-        }
-        None => {
-            return Err(Failure::refused(format!("deleting {word} `{name}` has to be confirmed; nothing was changed"))
-                .hint(format!("--yes={name}")));
-        }
-    };
-    if given == name {
-        return Ok(());
-    }
-    Err(Failure::refused(format!("`{given}` is not `{name}`; nothing was changed")).hint(format!("--yes={name}")))
 }
 
 fn unknown_kind(kind: &str) -> Failure {
@@ -166,13 +148,6 @@ fn with_digest(mut object: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn deleting_needs_the_right_name() {
-        assert!(confirm("source", "app", Some("app")).is_ok());
-        let wrong = confirm("source", "app", Some("ap")).unwrap_err();
-        assert!(wrong.code() == 4 && wrong.to_string().contains("--yes=app"), "{wrong}");
-    }
 
     #[test]
     fn what_get_prints_as_yaml_can_be_applied() {

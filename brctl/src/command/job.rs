@@ -17,6 +17,7 @@ pub(super) const JOBS: Listing = Listing {
         Column::new("KIND", "/kind", Kind::Text),
         Column::new("SOURCE", "/source", Kind::Text),
         Column::new("STATE", "/state", Kind::Text),
+        Column::wide("OUTCOME", "/outcome", Kind::Text),
         Column::new("CREATED", "/created", Kind::Age),
         Column::new("TOOK", "/duration_seconds", Kind::Seconds),
         Column::wide("AGENT", "/agent", Kind::Text),

@@ -1,10 +1,12 @@
-//! `repository`: making one, showing it, checking it.
+//! `repository`: making one, showing it, and the work on it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use breakwater_core::{Clock, DomainName, Entropy, Name};
+use breakwater_crypto::Suite;
 use breakwater_proto::v1;
+use breakwater_proto::v1::repository_work::Work;
 use breakwater_repository::regions::Role;
 use breakwater_repository::{CreateOptions, Created, Place, Repository};
 use breakwater_runtime::{SystemClock, SystemEntropy};
@@ -12,37 +14,21 @@ use breakwater_storage::Storage;
 use serde_json::{Value, json};
 
 use crate::args::Format;
-use crate::args::repository::{CheckArgs, CreateArgs, RepositoryCommand};
-use crate::command::{Desk, Ended, Ending, get, job};
+use crate::args::repository::{CheckArgs, CreateArgs, GcArgs, RepairArgs, RepositoryCommand, WorkArgs};
+use crate::command::{Desk, Ended, Ending, get, work};
 use crate::failure::Failure;
-use crate::output::table::{Column, Kind, Listing};
 use crate::output::yaml;
-use crate::{offline, settings};
+use crate::{offline, settings, view};
 
 pub(super) async fn run(desk: &Desk, command: RepositoryCommand) -> Ended {
     match command {
         RepositoryCommand::Create(args) => create(desk, args).await,
         RepositoryCommand::Show { name } => show(desk, name).await,
         RepositoryCommand::Check(args) => check(desk, args).await,
+        RepositoryCommand::Gc(args) => gc(desk, args).await,
+        RepositoryCommand::Repair(args) => repair(desk, args).await,
     }
 }
-
-const CHECKED: Listing = Listing {
-    columns: &[
-        Column::new("REGION", "/region", Kind::Text),
-        Column::new("STATE", "/state", Kind::Text),
-        Column::new("OBJECTS", "/objects", Kind::Text),
-        Column::new("SNAPSHOTS", "/snapshots", Kind::Text),
-        Column::new("PACKS", "/packs", Kind::Text),
-        Column::new("FRAMES", "/frames", Kind::Text),
-        Column::new("READ", "/frames_read", Kind::Text),
-        Column::new("FINDINGS", "/findings_count", Kind::Text),
-        Column::new("MISSING", "/missing_count", Kind::Text),
-        Column::new("UNCHECKED", "/unchecked", Kind::Text),
-    ],
-    name: "/region",
-    empty: "nothing was checked",
-};
 
 async fn show(desk: &Desk, name: Option<String>) -> Ended {
     if let Some(glass) = desk.glass().await? {
@@ -53,31 +39,55 @@ async fn show(desk: &Desk, name: Option<String>) -> Ended {
     }
     let name = named(desk, name)?;
     let objects = get::objects(desk, "repository", &name).await?;
-    let value = objects.into_iter().next().unwrap_or_default();
+    let mut value = objects.into_iter().next().unwrap_or_default();
+    value["status"] = facts(desk, &name).await;
     desk.output.item(&value, &name, || yaml(&value))?;
     Ok(Ending::OK)
 }
 
-async fn check(desk: &Desk, args: CheckArgs) -> Ended {
-    if let Some(glass) = desk.glass().await? {
-        let (regions, failure) = offline::check(&glass, args.read_data).await?;
-        desk.output.list(&CHECKED, &regions)?;
-        for region in regions.iter().filter(|region| region["missing_count"] != 0) {
-            let (name, missing) = (region["region"].as_str().unwrap_or_default(), &region["missing_count"]);
-            desk.output.note(format!("note: region {name} lacks {missing} objects that another region holds"));
-        }
-        return failure.map_or(Ok(Ending::OK), Err);
-    }
-    let repository = named(desk, args.name)?;
-    let client = desk.client()?;
-    let request = v1::RunCheckRequest {
-        namespace: desk.namespace(),
-        repository,
-        read_data: args.read_data,
-        request_id: String::new(),
+/// What an agent that works with the repository says of it; null, and a note, when none can be asked.
+pub(super) async fn facts(desk: &Desk, name: &str) -> Value {
+    let asking = async {
+        let client = desk.client()?;
+        let request = v1::RepositoryFactsRequest { namespace: desk.namespace(), repository: name.to_owned() };
+        client.documents(client.operator().repository_facts(request)).await
     };
-    let jobs = client.call(client.operator().run_check(request)).await?.jobs;
-    job::follow(desk, jobs, args.wait).await
+    match asking.await {
+        Ok(documents) => {
+            let mut facts = documents.into_iter().next().unwrap_or_default();
+            view::readable(&mut facts);
+            facts
+        }
+        Err(failure) => {
+            desk.output.note(format!("note: suite and sizes are not known: {}", failure.message()));
+            Value::Null
+        }
+    }
+}
+
+async fn check(desk: &Desk, args: CheckArgs) -> Ended {
+    let subset = args.read_data_subset.unwrap_or_default();
+    let read_data = args.read_data || !subset.is_empty();
+    let work = Work::Check(v1::CheckSpec { read_data, subset, regions: args.regions });
+    perform(desk, args.name, work, args.work).await
+}
+
+async fn gc(desk: &Desk, args: GcArgs) -> Ended {
+    let GcArgs { name, dry_run, repack_below, fence_unknown, work } = args;
+    let spec = v1::GcSpec { dry_run, repack_below, fence_unknown, over: Vec::new() };
+    perform(desk, name, Work::Gc(spec), work).await
+}
+
+async fn repair(desk: &Desk, args: RepairArgs) -> Ended {
+    perform(desk, args.name, Work::Repair(v1::RepairSpec { dry_run: args.dry_run }), args.work).await
+}
+
+/// Does `work` on the repository that was named, by an agent or here.
+async fn perform(desk: &Desk, name: Option<String>, work: Work, args: WorkArgs) -> Ended {
+    match desk.glass().await? {
+        Some(glass) => work::here(desk, &glass, work, &args).await,
+        None => work::by_agent(desk, named(desk, name)?, work, args).await,
+    }
 }
 
 /// The name that was given, as an argument or as `--repository`.
@@ -89,7 +99,10 @@ fn named(desk: &Desk, name: Option<String>) -> Result<String, Failure> {
 async fn create(desk: &Desk, args: CreateArgs) -> Ended {
     let name = Name::new(&args.name).map_err(|bad| Failure::usage(format!("--name: {bad}")))?;
     let keys = [&args.writer_key_out, &args.key_out, &args.recovery_key_out];
-    let created = make(&args.regions, args.commit, &args.domain, &keys).await?;
+    let suite: Suite = args.suite.parse().map_err(|bad| Failure::usage(format!("--suite: {bad}")))?;
+    let domain = DomainName::new(&args.domain).map_err(|bad| Failure::usage(format!("--domain: {bad}")))?;
+    let options = CreateOptions { suite, domain, extent_size: args.extent_size, pack_size: args.pack_size };
+    let created = make(&args.regions, args.commit, options, &keys).await?;
     let id = created.repository.id().to_string();
     let object = declaration(name.as_str(), &created.regions, args.commit);
     let shown = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
@@ -97,6 +110,8 @@ async fn create(desk: &Desk, args: CreateArgs) -> Ended {
         "repository": id,
         "fingerprint": created.repository.fingerprint().to_string(),
         "suite": created.repository.suite().to_string(),
+        "extent_size": created.repository.descriptor().extent_size,
+        "pack_size": created.repository.descriptor().pack_size,
         "writer_key": shown(&args.writer_key_out),
         "key": shown(&args.key_out),
         "recovery_key": shown(&args.recovery_key_out),
@@ -132,7 +147,12 @@ pub(crate) struct Made {
 
 /// Makes a repository in `regions` (`NAME=URL` each) and writes its writer, daily and recovery key to new files. When a
 /// key cannot be written, what was made is of no use to anybody, and the error says so.
-pub(crate) async fn make(regions: &[String], commit: u32, domain: &str, keys: &[&PathBuf; 3]) -> Result<Made, Failure> {
+pub(crate) async fn make(
+    regions: &[String],
+    commit: u32,
+    options: CreateOptions,
+    keys: &[&PathBuf; 3],
+) -> Result<Made, Failure> {
     let mut named = Vec::new();
     for text in regions {
         let (Some(name), url) = settings::region(text)? else {
@@ -143,7 +163,6 @@ pub(crate) async fn make(regions: &[String], commit: u32, domain: &str, keys: &[
     if commit == 0 || usize::try_from(commit).is_ok_and(|commit| commit > named.len()) {
         return Err(Failure::usage(format!("--commit {commit} is not between 1 and the {} regions", named.len())));
     }
-    let domain = DomainName::new(domain).map_err(|bad| Failure::usage(format!("--domain: {bad}")))?;
     check_key_files(keys)?;
     let mut places = Vec::new();
     for (name, url) in &named {
@@ -153,7 +172,6 @@ pub(crate) async fn make(regions: &[String], commit: u32, domain: &str, keys: &[
         })?;
         places.push(Place::new(name, Role::Sync, storage));
     }
-    let options = CreateOptions { domain, ..CreateOptions::default() };
     let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
     let Created { repository, writer_key, key, recovery_key } =
         Repository::create(places, options, clock, entropy).await?;
@@ -211,7 +229,7 @@ mod tests {
         let path = |name: &str| dir.path().join(name);
         let keys = [&path("writer.json"), &path("key.json"), &path("recovery.json")];
         let regions = [format!("one={}", path("r1").display()), format!("two={}", path("r2").display())];
-        let made = make(&regions, 1, "default", &keys).await.unwrap();
+        let made = make(&regions, 1, CreateOptions::default(), &keys).await.unwrap();
         for key in keys {
             assert!(key.is_file(), "{}", key.display());
         }
@@ -220,10 +238,10 @@ mod tests {
         let read = breakwater_controller::objects::document::parse(&text, &namespace).unwrap();
         assert_eq!(read[0].name.as_str(), "main");
 
-        let again = make(&regions, 1, "default", &keys).await.map(|_| ()).unwrap_err();
+        let again = make(&regions, 1, CreateOptions::default(), &keys).await.map(|_| ()).unwrap_err();
         assert!(again.code() == 4 && again.message().contains("writer.json"), "{again}");
         let others = [&path("w2"), &path("k2"), &path("r2key")];
-        let occupied = make(&regions, 1, "default", &others).await.map(|_| ()).unwrap_err();
+        let occupied = make(&regions, 1, CreateOptions::default(), &others).await.map(|_| ()).unwrap_err();
         assert!(occupied.code() == 4, "{occupied}");
         assert!(!path("w2").exists(), "no key of a repository that was not made");
     }
@@ -235,7 +253,7 @@ mod tests {
         let region = format!("one={}", path("r1").display());
         let (w, k, r) = (path("w"), path("k"), path("r"));
         let check = async |regions: &[String], commit: u32, keys: [&PathBuf; 3], code: u8| {
-            let error = make(regions, commit, "default", &keys).await.map(|_| ()).unwrap_err();
+            let error = make(regions, commit, CreateOptions::default(), &keys).await.map(|_| ()).unwrap_err();
             assert_eq!(error.code(), code, "{error}");
             assert!(!path("r1").exists());
         };

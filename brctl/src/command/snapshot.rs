@@ -1,11 +1,13 @@
 //! `snapshot`: what was backed up.
 
-use breakwater_core::ErrorClass;
+use breakwater_core::{ErrorClass, SnapshotId};
 use breakwater_proto::v1;
+use breakwater_proto::v1::repository_work::Work;
 use serde_json::Value;
 
-use crate::args::repository::{SnapshotCommand, SnapshotListArgs};
-use crate::command::{Desk, Ended, Ending};
+use crate::args::snapshot::{DeleteArgs, SnapshotCommand, SnapshotListArgs, VerifyArgs};
+use crate::command::{Desk, Ended, Ending, work};
+use crate::confirm::confirm;
 use crate::failure::Failure;
 use crate::output::table::{Column, Kind, Listing};
 use crate::output::yaml;
@@ -35,13 +37,17 @@ pub(super) async fn run(desk: &Desk, command: SnapshotCommand) -> Ended {
     match command {
         SnapshotCommand::List(args) => list(desk, args).await,
         SnapshotCommand::Show { id } => show(desk, id).await,
+        SnapshotCommand::Verify(args) => verify(desk, args).await,
+        SnapshotCommand::Delete(args) => delete(desk, args).await,
     }
 }
 
 async fn list(desk: &Desk, args: SnapshotListArgs) -> Ended {
     if let Some(glass) = desk.glass().await? {
-        let snapshots = offline::list(&glass, &desk.output, &args).await?;
-        desk.output.list(&SNAPSHOTS, &snapshots)?;
+        let mut document = offline::list(&glass, &args).await?;
+        note_doubts(desk, &document);
+        let snapshots = document["snapshots"].take();
+        desk.output.list(&SNAPSHOTS, snapshots.as_array().map_or(&[], Vec::as_slice))?;
         return Ok(Ending::OK);
     }
     let client = desk.client()?;
@@ -93,20 +99,58 @@ fn rows(documents: Vec<Value>) -> Vec<Value> {
 }
 
 async fn show(desk: &Desk, id: String) -> Ended {
-    if let Some(glass) = desk.glass().await? {
-        let value = offline::show_snapshot(&glass, &id).await?;
-        desk.output.item(&value, &id, || yaml(&value))?;
-        return Ok(Ending::OK);
-    }
+    let value = match desk.glass().await? {
+        Some(glass) => offline::show_snapshot(&glass, &id).await?,
+        None => find(desk, &id).await?,
+    };
+    desk.output.item(&value, &id, || yaml(&value))?;
+    Ok(Ending::OK)
+}
+
+/// The snapshot whose id begins with `id`, as an agent shows it.
+async fn find(desk: &Desk, id: &str) -> Result<Value, Failure> {
     let client = desk.client()?;
     let repository = desk.settings.repository.clone().unwrap_or_default();
-    let request = v1::SnapshotRequest { namespace: desk.namespace(), id: id.clone(), repository };
+    let request = v1::SnapshotRequest { namespace: desk.namespace(), id: id.to_owned(), repository };
     let documents = client.documents(client.operator().snapshot(request)).await?;
     let Some(mut value) = documents.into_iter().find(|document| !document.is_null()) else {
         let message = format!("snapshot `{id}` does not exist");
         return Err(Failure::new(ErrorClass::NotFound, message).hint("brctl snapshot list"));
     };
     view::readable(&mut value);
-    desk.output.item(&value, &id, || yaml(&value))?;
-    Ok(Ending::OK)
+    Ok(value)
+}
+
+async fn verify(desk: &Desk, args: VerifyArgs) -> Ended {
+    let VerifyArgs { id: snapshot, level, regions, work } = args;
+    let spec = Work::Verify(v1::VerifySpec { snapshot, level: level.word().to_owned(), regions });
+    match desk.glass().await? {
+        Some(glass) => work::here(desk, &glass, spec, &work).await,
+        None => work::by_agent(desk, desk.settings.repository.clone().unwrap_or_default(), spec, work).await,
+    }
+}
+
+async fn delete(desk: &Desk, args: DeleteArgs) -> Ended {
+    let DeleteArgs { id, yes, work } = args;
+    let glass = desk.glass().await?;
+    let delete = |snapshot: String| Work::Delete(v1::DeleteSpec { snapshot });
+    let repository = desk.settings.repository.clone().unwrap_or_default();
+    if let (None, Ok(whole), Some(given)) = (&glass, id.parse::<SnapshotId>(), &yes) {
+        // Nothing to be looked up: a request that is repeated finds its job also when the snapshot is gone.
+        confirm("snapshot", &[&whole.to_string()], Some(given))?;
+        return work::by_agent(desk, repository, delete(whole.to_string()), work).await;
+    }
+    let found = match &glass {
+        Some(glass) => offline::show_snapshot(glass, &id).await?,
+        None => find(desk, &id).await?,
+    };
+    let whole = found["id"].as_str().unwrap_or_default().to_owned();
+    let (source, shows) = (found["source"].as_str(), found["consistent_at"].as_str());
+    let (source, shows) = (source.unwrap_or_default(), shows.unwrap_or_default());
+    desk.output.note(format!("snapshot {whole} of source `{source}` shows {shows}"));
+    confirm("snapshot", &[&whole, &id], yes.as_deref())?;
+    match glass {
+        Some(glass) => work::here(desk, &glass, delete(whole), &work).await,
+        None => work::by_agent(desk, repository, delete(whole), work).await,
+    }
 }

@@ -8,7 +8,7 @@ use breakwater_proto::v1::restore_point::Point;
 use serde_json::Value;
 
 use super::story::{PATIENCE, POLL, REGIONS, SOURCE, Story};
-use crate::args::repository::SnapshotListArgs;
+use crate::args::snapshot::SnapshotListArgs;
 use crate::command::{LAG, SNAPSHOTS};
 use crate::failure::Failure;
 use crate::local::{recovery_key, region};
@@ -117,8 +117,8 @@ impl Story {
         let glass = Glass::open(&settings, &output).await?;
         self.narrator.command(&format!("{words} snapshot list"));
         let all = SnapshotListArgs { source: None, status: None, limit: 0 };
-        let snapshots = offline::list(&glass, &output, &all).await?;
-        self.narrator.say(&SNAPSHOTS.table(&snapshots, false));
+        let snapshots = offline::list(&glass, &all).await?["snapshots"].take();
+        self.narrator.say(&SNAPSHOTS.table(snapshots.as_array().map_or(&[], Vec::as_slice), false));
         self.narrator.command(&format!("{words} restore run --latest --target {}", target.display()));
         let wanted = Wanted {
             source: Some(SOURCE.to_owned()),

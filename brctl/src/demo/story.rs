@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use breakwater_core::ErrorClass;
 use breakwater_proto::v1;
+use breakwater_proto::v1::repository_work::Work;
 use breakwater_proto::v1::restore_point::Point;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -164,6 +165,7 @@ impl Story {
             read: "full".to_owned(),
             mode: "manual".to_owned(),
             request_id: String::new(),
+            compression: String::new(),
         };
         let jobs = client.call(client.operator().run_backup(request)).await?.jobs;
         let job = self.follow(jobs).await?;
@@ -212,13 +214,13 @@ impl Story {
         self.narrator.step("Is everything in both regions what was written?");
         self.narrator.command(&format!("repository check {REPOSITORY} --read-data --wait"));
         let client = self.client()?;
-        let request = v1::RunCheckRequest {
-            namespace: String::new(),
+        let check = Work::Check(v1::CheckSpec { read_data: true, ..v1::CheckSpec::default() });
+        let request = v1::RunRepositoryWorkRequest {
             repository: REPOSITORY.to_owned(),
-            read_data: true,
-            request_id: String::new(),
+            work: Some(check.into()),
+            ..v1::RunRepositoryWorkRequest::default()
         };
-        let jobs = client.call(client.operator().run_check(request)).await?.jobs;
+        let jobs = client.call(client.operator().run_repository_work(request)).await?.jobs;
         self.follow(jobs).await?;
         self.narrator
             .proven("every object in both regions was read, opened and found to be what was written".to_owned());

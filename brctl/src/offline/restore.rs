@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use breakwater_agent::restore::{self, RestoreRequest, Verify, stop_in_words};
+use breakwater_agent::questions::preview;
+use breakwater_agent::restore::{self, RestoreRequest, Verify};
 use breakwater_agent::restore_plan::{self, Point, ReadSide};
 use breakwater_core::{ByteCount, ErrorClass};
 use breakwater_pipeline::Progress;
 use breakwater_proto::v1;
 use breakwater_runtime::ByteBudget;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::Glass;
@@ -74,7 +75,9 @@ pub(crate) async fn run(glass: &Glass, output: &Output, wanted: &Wanted) -> Resu
     };
     if wanted.preview {
         request.check().await?;
-        return Ok(preview(&request));
+        let mut value = preview::of_request(&request);
+        view::readable(&mut value);
+        return Ok(value);
     }
     let restoring = restore::run(request);
     tokio::pin!(restoring);
@@ -99,32 +102,6 @@ pub(crate) async fn run(glass: &Glass, output: &Output, wanted: &Wanted) -> Resu
         .map_err(|error| Failure::new(ErrorClass::Internal, format!("the summary: {error}")))?;
     view::readable(&mut value);
     Ok(value)
-}
-
-fn preview(request: &RestoreRequest) -> Value {
-    let plan = &request.plan;
-    let log = plan.log_size();
-    let mut value = json!({
-        "base": {
-            "snapshot": plan.snapshot.id,
-            "consistent_at": plan.snapshot.consistent_at,
-            "regions": plan.snapshot.regions,
-        },
-        "segments": log.pieces,
-        "log_bytes": log.bytes,
-        "log_stored_bytes": log.stored,
-        "bytes": plan.manifest.totals.bytes,
-        "files": plan.manifest.totals.files,
-        "from": plan.manifest.start.map(|start| start.to_string()),
-        "to": plan.log.as_ref().map(|log| log.end.to_string()),
-        "stop": stop_in_words(&plan.stop),
-        "reaches": plan.reaches,
-        "target": request.target,
-        "expected_seconds": null,
-        "refused": null,
-    });
-    view::readable(&mut value);
-    value
 }
 
 fn bar(output: &Output) -> ProgressBar {

@@ -3,6 +3,8 @@
 use breakwater_core::Name;
 use serde::{Deserialize, Serialize};
 
+use super::compression;
+
 /// The `spec` of a `Plan`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -11,6 +13,9 @@ pub struct PlanSpec {
     pub repository: Name,
     /// The sources it covers, in the same namespace.
     pub sources: Vec<Name>,
+    /// How data is compressed: a word like `zstd:3` (see [`super::compression`]); the agent's own choice unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<String>,
 }
 
 impl PlanSpec {
@@ -22,6 +27,9 @@ impl PlanSpec {
             if self.sources.iter().take(index).any(|earlier| earlier == source) {
                 return Err(format!("spec.sources: `{source}` is named twice"));
             }
+        }
+        if let Some(word) = &self.compression {
+            compression::check(word).map_err(|bad| format!("spec.compression: {bad}"))?;
         }
         Ok(())
     }

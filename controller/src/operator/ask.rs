@@ -44,6 +44,15 @@ impl Desk {
         self.ask_each(&declared, places, &ask)
     }
 
+    pub(crate) async fn ask_repository(&self, request: v1::RepositoryFactsRequest) -> Result<Jsons, ControlError> {
+        let declared = catalogue::read(&self.book, &namespace(&request.namespace)?).await?;
+        if declared.repository(&request.repository).is_none() {
+            return Err(ControlError::not_found("repository", &request.repository));
+        }
+        let places = self.places(&declared, "", &request.repository).await?;
+        self.ask_each(&declared, places, &Ask::RepositoryFacts(v1::AskRepository {}))
+    }
+
     pub(crate) async fn ask_points(&self, request: v1::PointsRequest) -> Result<Jsons, ControlError> {
         let declared = catalogue::read(&self.book, &namespace(&request.namespace)?).await?;
         let (stored, _) =

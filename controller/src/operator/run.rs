@@ -4,7 +4,6 @@ use breakwater_core::{ErrorClass, JobId, Name, SnapshotId, SourceUid, Uid};
 use breakwater_planner::job::JobLife;
 use breakwater_proto::v1;
 use breakwater_runtime::{SystemEntropy, telemetry};
-use prost::Message;
 use sha2::{Digest, Sha256};
 use tonic::Request;
 
@@ -12,8 +11,10 @@ use crate::assign;
 use crate::catalogue::{self, Declared};
 use crate::error::ControlError;
 use crate::objects::SourceSpec;
+use crate::objects::compression;
 use crate::operator::{Desk, name, namespace};
-use crate::records::{JobRecord, Work};
+use crate::records::JobRecord;
+use crate::work::Work;
 
 /// The W3C context that a request carries.
 pub(crate) fn traceparent<T>(request: &Request<T>) -> Option<String> {
@@ -44,12 +45,21 @@ impl Desk {
         if !matches!(request.read.as_str(), "" | "full") {
             return refused(format!("--type {} is not in this version (hint: full)", request.read));
         }
+        if !request.compression.is_empty() {
+            compression::check(&request.compression)
+                .map_err(|bad| ControlError::answer(ErrorClass::Invalid, format!("--compression: {bad}")))?;
+        }
         let declared = catalogue::read(&self.book, &namespace).await?;
         let mut jobs = Vec::new();
         for source in sources_of(&declared, &request.name)? {
             let place = self.place_of_source(&declared, &source, None).await?;
             let id = self.job_id(&request.request_id, &source);
-            let work = Work::Backup { snapshot: snapshot_of(id), read: "full".to_owned() };
+            let planned = declared.plan_of(&source).and_then(|(_, plan)| plan.compression.clone());
+            let compression = match request.compression.as_str() {
+                "" => planned.unwrap_or_default(),
+                asked => asked.to_owned(),
+            };
+            let work = Work::Backup { snapshot: snapshot_of(id), read: "full".to_owned(), compression };
             jobs.push(self.accept(&namespace, id, work, place, parent.clone()).await?);
         }
         Ok(jobs)
@@ -64,31 +74,33 @@ impl Desk {
         let declared = catalogue::read(&self.book, &namespace).await?;
         let (place, restore) = self.place_of_restore(&declared, &request).await?;
         let id = self.job_id(&request.request_id, &place.source);
-        let work = Work::Restore { spec: hex::encode(restore.encode_to_vec()) };
-        self.accept(&namespace, id, work, place, parent).await
+        self.accept(&namespace, id, Work::restore(&restore), place, parent).await
     }
 
-    pub(crate) async fn start_check(
+    /// Work on a repository itself: on the agent that is named, else on one that reaches all of its regions.
+    pub(crate) async fn start_repository_work(
         &self,
-        request: v1::RunCheckRequest,
+        request: v1::RunRepositoryWorkRequest,
         parent: Option<String>,
     ) -> Result<v1::Job, ControlError> {
         let namespace = namespace(&request.namespace)?;
+        let work = request.work.unwrap_or_default();
+        if work.kind() == v1::JobKind::Unspecified {
+            let message = "the request says nothing that this controller knows of what to do (hint: update it)";
+            return Err(ControlError::answer(ErrorClass::Invalid, message));
+        }
         let declared = catalogue::read(&self.book, &namespace).await?;
-        let Some((repository, _)) = declared.repository(&request.repository) else {
-            return Err(ControlError::not_found("repository", &request.repository));
+        let repository = repository_named(&declared, &request.repository)?;
+        let (agent, agent_name) = if request.agent.is_empty() {
+            self.agent_with(&declared, &repository).await?
+        } else {
+            let wanted = name(&request.agent)?;
+            (self.enrolled(&wanted).await?, wanted)
         };
-        let (agent, agent_name) = self.agent_with(&declared, &repository.name).await?;
-        let place = Place {
-            source: String::new(),
-            source_uid: None,
-            plan: String::new(),
-            repository: repository.name.clone(),
-            agent,
-            agent_name,
-        };
-        let id = self.job_id(&request.request_id, &request.repository);
-        self.accept(&namespace, id, Work::Check { read_data: request.read_data }, place, parent).await
+        let id = self.job_id(&request.request_id, &format!("{}/{repository}", work.kind().word()));
+        let (source, plan) = (String::new(), String::new());
+        let place = Place { source, source_uid: None, plan, repository, agent, agent_name };
+        self.accept(&namespace, id, Work::on_repository(&work), place, parent).await
     }
 
     /// Where a restore runs: on the agent that is named, else on the source's own; from the source's repository, else
@@ -139,14 +151,7 @@ impl Desk {
     ) -> Result<Place, ControlError> {
         let uid: SourceUid = request.source.parse().map_err(|_| ControlError::not_found("source", &request.source))?;
         let repository = request.restore.as_ref().map(|restore| restore.repository.clone()).unwrap_or_default();
-        let repository = match (declared.repository(&repository), declared.repositories.as_slice()) {
-            (Some((stored, _)), _) => stored.name.clone(),
-            (None, [(only, _)]) if repository.is_empty() => only.name.clone(),
-            (None, _) if repository.is_empty() => {
-                return refused("several repositories are declared (hint: name one with --repository)".to_owned());
-            }
-            (None, _) => return Err(ControlError::not_found("repository", &repository)),
-        };
+        let repository = repository_named(declared, &repository)?;
         let (agent, agent_name) = match wanted_agent {
             Some(agent) => (self.enrolled(&agent).await?, agent),
             None => self.agent_with(declared, &repository).await?,
@@ -193,24 +198,36 @@ impl Desk {
         }
     }
 
-    /// An agent that looks after a source of `repository`, connected if one is.
+    /// An agent that looks after a source of `repository`: a connected one that reaches all regions before a connected one,
+    /// and that before one that is away.
     async fn agent_with(&self, declared: &Declared, repository: &Name) -> Result<(Uid, Name), ControlError> {
         let plans = declared.plans.iter().filter(|(_, plan)| plan.repository == *repository);
-        let mut first = None;
+        let mut best: Option<(u8, Uid, Name)> = None;
         for source in plans.flat_map(|(_, plan)| &plan.sources) {
             let Some((_, spec)) = declared.source(source.as_str()) else { continue };
-            let Some((uid, _)) = assign::agent_named(&self.book, &spec.agent).await? else { continue };
-            if self.fleet.session(uid).is_some() {
-                return Ok((uid, spec.agent.clone()));
+            let Some((uid, record)) = assign::agent_named(&self.book, &spec.agent).await? else { continue };
+            let worth = match self.fleet.session(uid) {
+                _ if record.locked.is_some() => continue,
+                None => 0,
+                Some(_) if !self.reaches_all(uid, repository) => 1,
+                Some(_) => 2,
+            };
+            if best.as_ref().is_none_or(|(least, ..)| worth > *least) {
+                best = Some((worth, uid, spec.agent.clone()));
             }
-            first.get_or_insert((uid, spec.agent.clone()));
         }
-        match first {
-            Some(found) => Ok(found),
+        match best {
+            Some((_, uid, agent)) => Ok((uid, agent)),
             None => {
                 refused(format!("no enrolled agent works with repository `{repository}` (hint: name one with --agent)"))
             }
         }
+    }
+
+    /// Whether the agent said last that every region of the repository answers it.
+    fn reaches_all(&self, agent: Uid, repository: &Name) -> bool {
+        let report = self.fleet.regions(agent, repository.as_str());
+        report.is_some_and(|report| report.regions.iter().all(|region| region.reachable))
     }
 
     /// A new id, or for a request that may be repeated the same one each time.
@@ -229,11 +246,7 @@ impl Desk {
         place: Place,
         parent: Option<String>,
     ) -> Result<v1::Job, ControlError> {
-        let kind = match &work {
-            Work::Backup { .. } => "backup",
-            Work::Restore { .. } => "restore",
-            Work::Check { .. } => "check",
-        };
+        let kind = work.kind().word();
         // The root of the job's trace, unless the caller brought one.
         let span = tracing::info_span!("job.accept", job.id = %id, job.kind = kind, source.name = place.source);
         if let Some(parent) = &parent {
@@ -276,6 +289,21 @@ fn sources_of(declared: &Declared, what: &str) -> Result<Vec<String>, ControlErr
             ErrorClass::NotFound,
             format!("no plan and no source is named `{what}` (hint: brctl get plan, brctl get source)"),
         )),
+    }
+}
+
+/// The repository that is named, or the only one.
+fn repository_named(declared: &Declared, wanted: &str) -> Result<Name, ControlError> {
+    match (declared.repository(wanted), declared.repositories.as_slice()) {
+        (Some((stored, _)), _) => Ok(stored.name.clone()),
+        (None, [(only, _)]) if wanted.is_empty() => Ok(only.name.clone()),
+        (None, []) if wanted.is_empty() => {
+            refused("no repository is declared (hint: brctl repository create, then brctl apply -f FILE)".to_owned())
+        }
+        (None, _) if wanted.is_empty() => {
+            refused("several repositories are declared (hint: name one with --repository)".to_owned())
+        }
+        (None, _) => Err(ControlError::not_found("repository", wanted)),
     }
 }
 

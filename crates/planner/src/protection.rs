@@ -21,6 +21,8 @@ pub struct SourceFacts<'a> {
     pub regions: &'a [(String, LagFigures)],
     /// The message of the last job, when it failed.
     pub last_failure: Option<&'a str>,
+    /// What the newest snapshot leaves out, when not everything could be read.
+    pub last_partial: Option<&'a str>,
 }
 
 /// The verdict.
@@ -67,6 +69,10 @@ pub fn judge(facts: &SourceFacts<'_>) -> Protection {
     if let Some(message) = facts.last_failure {
         return verdict("at-risk", format!("its last job failed: {message}"), Some("brctl job list".to_owned()));
     }
+    if let Some(message) = facts.last_partial {
+        let step = format!("brctl job list --source {} shows what was left out", facts.name);
+        return verdict("at-risk", format!("its newest snapshot is partial: {message}"), Some(step));
+    }
     verdict("protected", String::new(), None)
 }
 
@@ -88,6 +94,7 @@ mod tests {
             stream: Some("streaming"),
             regions,
             last_failure: None,
+            last_partial: None,
         }
     }
 
@@ -103,6 +110,7 @@ mod tests {
         check(SourceFacts { agent_connected: false, ..facts(&good) }, "unknown");
         check(SourceFacts { stream: Some("gap"), ..facts(&good) }, "at-risk");
         check(SourceFacts { last_failure: Some("x"), ..facts(&good) }, "at-risk");
+        check(SourceFacts { last_partial: Some("2 files could not be read"), ..facts(&good) }, "at-risk");
         check(SourceFacts { stream: None, ..facts(&bad) }, "protected");
     }
 }

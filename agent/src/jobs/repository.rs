@@ -1,0 +1,106 @@
+//! Work on a repository itself: one function behind the jobs of agents and `brctl --offline`, so that both do the same.
+//!
+//! A new kind of work is a message in `RepositoryWork`, a file beside this one, an arm in [`perform`] and one in
+//! [`opens_content`].
+
+use std::sync::Arc;
+
+use breakwater_pipeline::Progress;
+use breakwater_proto::v1;
+use breakwater_proto::v1::repository_work::Work;
+use breakwater_repository::Repository;
+use breakwater_repository::regions::RegionSet;
+use tokio_util::sync::CancellationToken;
+
+use super::check;
+use super::context::JobContext;
+use super::outcome::Outcome;
+use crate::error::AgentError;
+use crate::toolbox::Toolbox;
+
+/// A repository that is worked on, and with what.
+#[derive(Clone, Debug)]
+pub struct Workplace {
+    /// How people call it.
+    pub name: String,
+    /// Opened with a key that is enough for the work; see [`opens_content`].
+    pub repository: Repository,
+    /// Its regions, for writing.
+    pub set: RegionSet,
+    /// Counts what is done.
+    pub progress: Arc<Progress>,
+    /// Stops the work.
+    pub cancel: CancellationToken,
+}
+
+/// Whether the work needs a key that opens content; else a writer's is enough.
+pub fn opens_content(work: &v1::RepositoryWork) -> bool {
+    match &work.work {
+        Some(Work::Check(spec)) => spec.read_data,
+        None | Some(Work::Verify(_) | Work::Delete(_) | Work::Gc(_) | Work::Repair(_)) => false,
+    }
+}
+
+/// Refuses work that this version cannot do, before anything is opened.
+pub fn refuse_unknown(work: &v1::RepositoryWork) -> Result<(), AgentError> {
+    match &work.work {
+        Some(Work::Check(_)) => Ok(()),
+        Some(_) => Err(AgentError::Refused(format!("`{}` of a repository is not in this version", work.kind().word()))),
+        None => Err(AgentError::Refused(
+            "this version does not know this kind of work on a repository (hint: update it)".to_owned(),
+        )),
+    }
+}
+
+/// Does the work, wherever.
+pub async fn perform(place: &Workplace, work: &v1::RepositoryWork) -> Result<Outcome, AgentError> {
+    refuse_unknown(work)?;
+    match &work.work {
+        Some(Work::Check(spec)) => check::perform(place, spec).await,
+        None | Some(Work::Verify(_) | Work::Delete(_) | Work::Gc(_) | Work::Repair(_)) => {
+            Err(AgentError::Defect("work that was not refused".to_owned()))
+        }
+    }
+}
+
+/// The name of the phase, for people.
+fn phase(work: &v1::RepositoryWork) -> &'static str {
+    match &work.work {
+        Some(Work::Check(_)) => "checking",
+        Some(Work::Verify(_)) => "verifying",
+        Some(Work::Delete(_)) => "deleting",
+        Some(Work::Gc(_)) => "collecting",
+        Some(Work::Repair(_)) => "repairing",
+        None => "working",
+    }
+}
+
+/// Does the work that a controller asks for.
+pub(super) async fn run(
+    tools: &Arc<Toolbox>,
+    context: &JobContext,
+    start: &v1::StartJob,
+    work: &v1::RepositoryWork,
+) -> Result<Outcome, AgentError> {
+    refuse_unknown(work)?;
+    let spec = start.repository.as_ref().ok_or_else(|| {
+        AgentError::NotFound("the repository is not declared any more (hint: brctl get repository)".to_owned())
+    })?;
+    let opening = async {
+        let open = tools.repositories.open(spec).await?;
+        let repository = match opens_content(work) {
+            true => tools.repositories.open_for_restore(spec).await?,
+            false => open.repository.clone(),
+        };
+        Ok(Workplace {
+            name: spec.name.clone(),
+            repository,
+            set: open.set.clone(),
+            progress: Arc::clone(&context.progress),
+            cancel: context.cancel.clone(),
+        })
+    };
+    let place = context.phase("opening", opening).await?;
+    // Whatever it is, its steps are such that it may be dropped between any two of them.
+    context.phase(phase(work), perform(&place, work)).await
+}

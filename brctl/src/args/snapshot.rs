@@ -1,0 +1,90 @@
+//! Flags of `snapshot`.
+
+use clap::{Subcommand, ValueEnum};
+
+use super::repository::WorkArgs;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Lists snapshots, newest first
+    List(SnapshotListArgs),
+    /// Shows one snapshot
+    Show {
+        /// Its id, or enough of its beginning
+        id: String,
+    },
+    /// Checks that one snapshot is there and whole
+    Verify(VerifyArgs),
+    /// Deletes a snapshot for good; `repository gc` frees what nothing else needs
+    Delete(DeleteArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SnapshotListArgs {
+    /// Only of this source: name or uid
+    #[arg(long, value_name = "NAME")]
+    pub(crate) source: Option<String>,
+
+    /// Only in this state
+    #[arg(long, value_name = "STATUS")]
+    pub(crate) status: Option<String>,
+
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyArgs {
+    /// Its id, or enough of its beginning
+    pub(crate) id: String,
+
+    /// How deep to look
+    #[arg(long, value_enum, default_value = "standard")]
+    pub(crate) level: Level,
+
+    /// Only in this region, repeated for several
+    #[arg(long = "region", value_name = "REGION")]
+    pub(crate) regions: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+}
+
+/// How deep a snapshot is looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    /// Everything it names is there, of the right size
+    Basic,
+    /// And its structure was opened and followed
+    Standard,
+    /// And a sample of its data was opened and proven
+    Thorough,
+    /// And all of its data
+    Forensic,
+}
+
+impl Level {
+    /// The word of the protocol.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Level::Basic => "basic",
+            Level::Standard => "standard",
+            Level::Thorough => "thorough",
+            Level::Forensic => "forensic",
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeleteArgs {
+    /// Its id, or enough of its beginning
+    pub(crate) id: String,
+
+    /// The id again, instead of being asked for it
+    #[arg(long, value_name = "ID")]
+    pub(crate) yes: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+}

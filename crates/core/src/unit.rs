@@ -45,7 +45,7 @@ impl Timestamp {
         let text = text.trim();
         let mut candidate = text.replacen(' ', "T", 1);
         // `+00` and `+0100` are common; RFC 3339 wants `+01:00`.
-        if let Some(at) = candidate.rfind(['+', '-']).filter(|at| *at > 10) {
+        if let Some(at) = candidate.rfind(['+', '-']).filter(|at| *at > 10 && candidate.is_ascii()) {
             let zone = candidate.get(at + 1..).unwrap_or_default().to_owned();
             match zone.len() {
                 2 => candidate.push_str(":00"),
@@ -154,6 +154,7 @@ mod tests {
         check("1970-01-01T01:00:01+0100", 1_000_000);
         assert!(Timestamp::parse("1970-01-01 00:00:01").is_err(), "no zone");
         assert!(Timestamp::parse("yesterday").is_err());
+        assert!(Timestamp::parse("1970-01-01 00:00:01+0é0").is_err(), "a zone of four bytes, but not of four digits");
     }
 
     #[test]

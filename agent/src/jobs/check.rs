@@ -1,7 +1,7 @@
 //! A check of a repository: is everything that its regions show really there?
 
 use breakwater_proto::v1;
-use breakwater_repository::check::RegionReport;
+use breakwater_repository::check::{CheckProgress, RegionReport, Subset};
 use breakwater_repository::{CheckOptions, CheckReport, Verdict};
 use serde_json::{Value, json};
 
@@ -12,50 +12,27 @@ use crate::error::AgentError;
 /// Findings that an error text names; the report has them all.
 const FINDINGS_SHOWN: usize = 5;
 
-<<<<<<< HEAD
-/// Checks the repository that `spec` names.
-pub(super) async fn run(
-    tools: &Arc<Toolbox>,
-    context: &JobContext,
-    start: &v1::StartJob,
-    spec: &v1::CheckSpec,
-) -> Result<serde_json::Value, AgentError> {
-    let repository = start
-        .repository
-        .as_ref()
-        .ok_or_else(|| AgentError::NotFound(format!("repository `{}` is not declared any more", spec.repository)))?;
-    let options = CheckOptions { read_data: spec.read_data, ..CheckOptions::default() };
-    let report = context
-        .phase("checking", async {
-            // Content is opened by recipients only; everything else a writer's key can check.
-            let opened = match spec.read_data {
-                true => tools.repositories.open_for_restore(repository).await?,
-                false => tools.repositories.open(repository).await?.repository.clone(),
-            };
-            let checking = opened.check(&options);
-            checking.await.map_err(AgentError::repository(format!("checking repository `{}`", repository.name)))
-        })
-        .await?;
-    match report.verdict() {
-        Verdict::Sound => Ok(summary(&report)),
-=======
 /// Checks the repository.
 pub(super) async fn perform(place: &Workplace, spec: &v1::CheckSpec) -> Result<Outcome, AgentError> {
-    let options = CheckOptions { read_data: spec.read_data, regions: spec.regions.clone() };
-    let checking = place.repository.check(&options).await;
+    let subset = match spec.subset.as_str() {
+        "" => Subset::All,
+        text => text.parse().map_err(|bad| AgentError::Invalid(format!("{bad}")))?,
+    };
+    let options = CheckOptions { read_data: spec.read_data, subset, regions: spec.regions.clone() };
+    let watch = |progress: &CheckProgress| place.progress.read_so_far(progress.bytes_read);
+    let checking = place.repository.check_watched(&options, &watch).await;
     let report = checking.map_err(AgentError::repository(format!("checking repository `{}`", place.name)))?;
     Ok(outcome(&place.name, &report))
 }
 
 /// The report as a document, and what it comes to.
-pub(super) fn outcome(name: &str, report: &CheckReport) -> Outcome {
+fn outcome(name: &str, report: &CheckReport) -> Outcome {
     let (verdict, fault) = match report.verdict() {
         Verdict::Sound => ("sound", None),
->>>>>>> 9e2c470 (Work on a repository is one message from brctl through the controller to the agent, or done by brctl itself; plans and runs say how data is compressed; partial work says what is missing)
         Verdict::Damaged => {
             let message = format!(
-                "repository `{name}` is damaged: {} (hint: restore from another region with --region; brctl repository \
-                 repair {name})",
+                "repository `{name}` is damaged: {} (hint: restore from another region with --region; the report names \
+                 every object)",
                 findings(report)
             );
             ("damaged", Some(AgentError::Corrupt(message)))
@@ -68,9 +45,9 @@ pub(super) fn outcome(name: &str, report: &CheckReport) -> Outcome {
             ("incomplete", Some(AgentError::Unavailable(message)))
         }
     };
-    let lacking = report.regions.iter().filter(|region| !region.missing.is_empty());
+    let lacking = report.regions.iter().filter(|region| region.missing_objects > 0);
     let warnings: Vec<String> = lacking
-        .map(|region| format!("region {} lacks {} objects that another holds", region.region, region.missing.len()))
+        .map(|region| format!("region {} lacks {} objects that another holds", region.region, region.missing_objects))
         .collect();
     let regions: Vec<Value> = report.regions.iter().map(row).collect();
     Outcome { summary: json!({ "verdict": verdict, "regions": regions, "warnings": warnings }), fault }
@@ -84,18 +61,35 @@ fn row(region: &RegionReport) -> Value {
     };
     let findings: Vec<Value> =
         region.findings.iter().map(|finding| json!({"object": finding.object, "problem": finding.problem})).collect();
+    let affected: Vec<Value> = region
+        .affected
+        .iter()
+        .map(|(object, who)| {
+            json!({
+                "object": object,
+                "snapshots": who.snapshots,
+                "more": who.more,
+                "files": who.files,
+                "example": who.example,
+            })
+        })
+        .collect();
     json!({
         "region": region.region,
         "state": state,
         "unchecked": region.unchecked,
         "objects": region.objects,
         "snapshots": region.snapshots,
+        "deleted": region.deleted,
         "packs": region.packs,
+        "packs_read": region.packs_read,
         "frames": region.frames,
         "frames_read": region.frames_read,
+        "bytes_read": region.bytes_read,
         "findings_count": findings.len() as u64 + region.more_findings,
         "findings": findings,
-        "missing_count": region.missing.len(),
+        "affected": affected,
+        "missing_count": region.missing_objects,
         "missing": region.missing,
         "unknown": region.unknown,
     })

@@ -70,6 +70,11 @@ impl Progress {
         }
     }
 
+    /// For work that counts by itself: `bytes` were read so far.
+    pub fn read_so_far(&self, bytes: u64) {
+        self.read.fetch_max(bytes, Ordering::Relaxed);
+    }
+
     pub(crate) fn expect(&self, bytes: u64) {
         self.expected.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use crate::error::AgentError;
 
 /// Statuses of a snapshot that can be asked for.
-const STATUSES: [&str; 4] = ["", "all", "committed", "superseded"];
+const STATUSES: [&str; 5] = ["", "all", "committed", "superseded", "deleted"];
 
 /// Which snapshots are wanted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted<'a> {
     /// Only of this source.
     pub source: Option<SourceUid>,
-    /// `committed`, `superseded`; empty or `all`: both.
+    /// `committed`, `superseded`, `deleted` (not collected yet); `all`; empty: all but the deleted ones.
     pub status: &'a str,
     /// At most so many; 0: all.
     pub limit: usize,
@@ -27,11 +27,15 @@ pub struct Wanted<'a> {
 pub async fn snapshots(repository: &Repository, wanted: Wanted<'_>) -> Result<Value, AgentError> {
     if !STATUSES.contains(&wanted.status) {
         return Err(AgentError::Invalid(format!(
-            "`{}` is no status of a snapshot (hint: committed or superseded)",
+            "`{}` is no status of a snapshot (hint: committed, superseded, deleted or all)",
             wanted.status
         )));
     }
-    let listing = repository.snapshots(&repository.read_order(), wanted.source).await;
+    let order = repository.read_order();
+    let listing = match wanted.status {
+        "" => repository.snapshots(&order, wanted.source).await,
+        _ => repository.snapshots_with_deleted(&order, wanted.source).await,
+    };
     let list = listing.map_err(AgentError::repository("listing the snapshots"))?;
     let mut found: Vec<&SnapshotSummary> = list
         .snapshots
@@ -133,12 +137,13 @@ fn status(one: &SnapshotSummary) -> &'static str {
     match one.status {
         SnapshotStatus::Committed => "committed",
         SnapshotStatus::Superseded { .. } => "superseded",
+        SnapshotStatus::Deleted => "deleted",
     }
 }
 
 fn summary(one: &SnapshotSummary) -> Value {
     let superseded_by = match one.status {
-        SnapshotStatus::Committed => None,
+        SnapshotStatus::Committed | SnapshotStatus::Deleted => None,
         SnapshotStatus::Superseded { by } => Some(by),
     };
     json!({

@@ -158,6 +158,22 @@ impl AgentError {
         }
     }
 
+    /// An error of `class` that says `message`; for several errors that were put into one line.
+    pub(crate) fn of_class(class: ErrorClass, message: String) -> AgentError {
+        match class {
+            ErrorClass::Invalid => AgentError::Invalid(message),
+            ErrorClass::Denied => AgentError::Denied(message),
+            ErrorClass::Refused => AgentError::Refused(message),
+            ErrorClass::NotFound => AgentError::NotFound(message),
+            ErrorClass::Conflict => AgentError::Conflict(message),
+            ErrorClass::Unavailable => AgentError::Unavailable(message),
+            ErrorClass::Corrupt => AgentError::Corrupt(message),
+            ErrorClass::Partial => AgentError::Partial(message),
+            ErrorClass::Cancelled => AgentError::Cancelled,
+            ErrorClass::Internal => AgentError::Defect(message),
+        }
+    }
+
     /// The error as it goes over the wire, causes included.
     pub fn failure(&self) -> v1::Failure {
         let mut message = Chain(self).to_string();

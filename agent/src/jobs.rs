@@ -6,6 +6,8 @@
 pub mod backup;
 pub mod check;
 pub mod context;
+mod delete;
+mod gc;
 pub mod journal;
 pub mod outcome;
 pub mod repository;

@@ -103,14 +103,15 @@ fn decoded<T: Message + Default>(hexed: &str) -> Option<T> {
 }
 
 /// The attempts that will never write again: all of a job that ended, and those before the present one of a job that has
-/// not. Backups only, since nothing else opens sessions.
+/// not. Backups only, since nothing else opens sessions; those that live first, so that none of them is left out.
 fn over(jobs: &[JobRecord]) -> Vec<v1::JobsOver> {
-    let backups = jobs.iter().filter(|job| matches!(job.work, Work::Backup { .. }));
-    let known = backups.map(|job| {
+    let mut backups: Vec<&JobRecord> = jobs.iter().filter(|job| matches!(job.work, Work::Backup { .. })).collect();
+    backups.sort_by_key(|job| job.life.state.is_terminal());
+    let known = backups.into_iter().map(|job| {
         let below = if job.life.state.is_terminal() { u32::MAX } else { job.life.attempt };
         v1::JobsOver { job: job.id.as_bytes().to_vec(), below }
     });
-    known.filter(|over| over.below > 0).take(OVER_MAX).collect()
+    known.take(OVER_MAX).collect()
 }
 
 #[cfg(test)]
@@ -158,7 +159,7 @@ mod tests {
         let Ok(v1::start_job::Work::RepositoryWork(told)) = gc.order(&this, &jobs) else { panic!("no order") };
         let Some(OnRepository::Gc(told)) = told.work else { panic!("no gc") };
         let over: Vec<(u8, u32)> = told.over.iter().map(|one| (one.job[0], one.below)).collect();
-        assert_eq!((over, told.repack_below), (vec![(1, 3), (2, u32::MAX)], 30));
+        assert_eq!((over, told.repack_below), (vec![(1, 3), (3, 0), (2, u32::MAX)], 30));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A new kind of work is a message in `RepositoryWork`, a file beside this one, an arm in [`perform`] and one in
 //! [`opens_content`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use breakwater_pipeline::Progress;
@@ -12,9 +13,9 @@ use breakwater_repository::Repository;
 use breakwater_repository::regions::RegionSet;
 use tokio_util::sync::CancellationToken;
 
-use super::check;
 use super::context::JobContext;
 use super::outcome::Outcome;
+use super::{check, delete, gc};
 use crate::error::AgentError;
 use crate::toolbox::Toolbox;
 
@@ -29,6 +30,8 @@ pub struct Workplace {
     pub set: RegionSet,
     /// Counts what is done.
     pub progress: Arc<Progress>,
+    /// Where it may keep files while it goes on.
+    pub scratch: PathBuf,
     /// Stops the work.
     pub cancel: CancellationToken,
 }
@@ -44,8 +47,10 @@ pub fn opens_content(work: &v1::RepositoryWork) -> bool {
 /// Refuses work that this version cannot do, before anything is opened.
 pub fn refuse_unknown(work: &v1::RepositoryWork) -> Result<(), AgentError> {
     match &work.work {
-        Some(Work::Check(_)) => Ok(()),
-        Some(_) => Err(AgentError::Refused(format!("`{}` of a repository is not in this version", work.kind().word()))),
+        Some(Work::Check(_) | Work::Delete(_) | Work::Gc(_)) => Ok(()),
+        Some(Work::Verify(_) | Work::Repair(_)) => {
+            Err(AgentError::Refused(format!("`{}` of a repository is not in this version", work.kind().word())))
+        }
         None => Err(AgentError::Refused(
             "this version does not know this kind of work on a repository (hint: update it)".to_owned(),
         )),
@@ -57,7 +62,9 @@ pub async fn perform(place: &Workplace, work: &v1::RepositoryWork) -> Result<Out
     refuse_unknown(work)?;
     match &work.work {
         Some(Work::Check(spec)) => check::perform(place, spec).await,
-        None | Some(Work::Verify(_) | Work::Delete(_) | Work::Gc(_) | Work::Repair(_)) => {
+        Some(Work::Delete(spec)) => delete::perform(place, spec).await,
+        Some(Work::Gc(spec)) => gc::perform(place, spec).await,
+        None | Some(Work::Verify(_) | Work::Repair(_)) => {
             Err(AgentError::Defect("work that was not refused".to_owned()))
         }
     }
@@ -97,6 +104,7 @@ pub(super) async fn run(
             repository,
             set: open.set.clone(),
             progress: Arc::clone(&context.progress),
+            scratch: tools.scratch.clone(),
             cancel: context.cancel.clone(),
         })
     };

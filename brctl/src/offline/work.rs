@@ -36,6 +36,7 @@ pub(crate) async fn perform(glass: &Glass, output: &Output, work: &v1::Repositor
         repository: glass.repository.clone(),
         set,
         progress: Arc::clone(&progress),
+        scratch: std::env::temp_dir(),
         cancel: cancel.clone(),
     };
     let working = repository::perform(&place, work);

@@ -66,6 +66,7 @@ impl Ours {
             scheduled: None,
             base: base.cloned(),
             budget: ByteBudget::new(BUDGET),
+            compression: breakwater_repository::format::codec::Compression::default(),
             threads,
             read_rate: None,
             scratch: std::env::temp_dir(),

@@ -102,6 +102,7 @@ pub(super) async fn run(
         scheduled: None,
         base: base.map(|base| *base),
         budget: tools.budget.clone(),
+        compression: breakwater_repository::format::codec::Compression::default(),
         threads: 0,
         read_rate: None,
         scratch: tools.scratch.clone(),

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use breakwater_core::{Chain, ErrorClass, SessionId, Timestamp};
 use breakwater_engine::{BackupEnd, BackupSession as EngineSession, RecoveryRange};
+use breakwater_repository::format::codec::Compression;
 use breakwater_repository::format::manifest::{self, Manifest, ManifestSource};
 use breakwater_repository::format::path::escape;
 use breakwater_repository::session::{CommitOutcome, RegionWriter};
@@ -99,6 +100,8 @@ pub struct BackupJob {
     pub base: Option<Manifest>,
     /// Where memory for buffers comes from.
     pub budget: ByteBudget,
+    /// How its content is compressed; its structure is `zstd:3` always.
+    pub compression: Compression,
     /// Threads that read, compress and seal; 0: as many as there are processors.
     pub threads: usize,
     /// Bytes per second to read from the source at most.
@@ -209,14 +212,26 @@ async fn read(
     uploads: mpsc::Sender<breakwater_repository::session::SealedPack>,
     stop: &Stop,
 ) -> Result<Read, PipelineError> {
-    let BackupJob { mut engine, session, writer, source, scheduled, base, budget, threads, read_rate, scratch, .. } =
-        job;
+    let BackupJob {
+        mut engine,
+        session,
+        writer,
+        source,
+        scheduled,
+        base,
+        budget,
+        compression,
+        threads,
+        read_rate,
+        scratch,
+        ..
+    } = job;
     let (progress, log_gate) = (job.progress, job.log_gate);
     let repository = session.repository().clone();
     let descriptor = repository.descriptor();
     let (extent_size, pack_size) = (descriptor.extent_size, descriptor.pack_size);
     let threads = if threads == 0 { std::thread::available_parallelism().map_or(2, usize::from) } else { threads };
-    let full = Needs::full(threads, extent_size, pack_size, &budget);
+    let full = Needs::full(threads, extent_size, pack_size, compression, &budget);
     let (needs, mut own) = tokio::select! {
         biased;
         () = stop.set() => return Err(PipelineError::Cancelled),
@@ -247,6 +262,7 @@ async fn read(
     let context = Arc::new(Context {
         extent_size,
         suite,
+        compression,
         id_key: id_key.clone(),
         known: Known::new(session.id(), adopted),
         packer: Packer::new(session.content_packs(), content_room, uploads.clone()),

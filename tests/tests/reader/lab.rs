@@ -139,6 +139,7 @@ impl Lab {
             scheduled: None,
             base,
             budget: ByteBudget::new(48 << 20),
+            compression: breakwater_repository::format::codec::Compression::default(),
             threads: 2,
             read_rate: None,
             scratch: self.dir.path().to_owned(),

@@ -1,34 +1,23 @@
-//! Compression of chunks, with a context and a buffer that a thread keeps.
+//! Compression of chunks, with tables and a buffer that a thread keeps.
 
 use breakwater_repository::format::Codec;
+use breakwater_repository::format::codec;
+use breakwater_repository::format::codec::Compression;
 
 use crate::PipelineError;
 
-/// The level at which the time is well spent: measured in `benches/`.
-const LEVEL: i32 = 3;
-
 /// One thread's compressor.
-pub(crate) struct Encoder {
-    context: zstd::bulk::Compressor<'static>,
-    buffer: Vec<u8>,
-}
+pub(crate) struct Encoder(codec::Encoder);
 
 impl Encoder {
-    /// For chunks of up to `largest` bytes.
-    pub(crate) fn new(largest: usize) -> Result<Encoder, PipelineError> {
-        let context = zstd::bulk::Compressor::new(LEVEL).map_err(failed)?;
-        Ok(Encoder { context, buffer: Vec::with_capacity(zstd::zstd_safe::compress_bound(largest)) })
+    /// A compressor of this kind.
+    pub(crate) fn new(compression: Compression) -> Result<Encoder, PipelineError> {
+        codec::Encoder::new(compression).map(Encoder).map_err(failed)
     }
 
     /// The compressed form of `plain`, or `plain` itself where that saves less than one part in 32.
     pub(crate) fn encode<'a>(&'a mut self, plain: &'a [u8]) -> Result<(Codec, &'a [u8]), PipelineError> {
-        self.buffer.clear();
-        self.buffer.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        self.context.compress_to_buffer(plain, &mut self.buffer).map_err(failed)?;
-        if self.buffer.len() < plain.len() - plain.len() / 32 {
-            return Ok((Codec::Zstd, &self.buffer));
-        }
-        Ok((Codec::None, plain))
+        self.0.encode(plain).map_err(failed)
     }
 }
 
@@ -42,12 +31,16 @@ mod tests {
 
     #[test]
     fn what_can_be_shortened_is_and_comes_back() {
-        let mut encoder = Encoder::new(1000).unwrap();
-        for plain in [vec![7; 5000], (0..200).collect(), Vec::new()] {
-            let (codec, stored) = encoder.encode(&plain).unwrap();
-            let stored = stored.to_vec();
-            assert_eq!(codec == Codec::Zstd, plain.len() == 5000);
-            assert_eq!(codec.decode(stored, u32::try_from(plain.len()).unwrap()).unwrap(), plain);
+        for kind in ["none", "zstd:3", "lz4", "gzip", "bzip2", "xz"] {
+            let compression: Compression = kind.parse().unwrap();
+            let mut encoder = Encoder::new(compression).unwrap();
+            for plain in [vec![7; 5000], (0..200).collect(), Vec::new()] {
+                let (codec, stored) = encoder.encode(&plain).unwrap();
+                let stored = stored.to_vec();
+                let expected = if plain.len() == 5000 { compression.codec() } else { Codec::None };
+                assert_eq!(codec, expected);
+                assert_eq!(codec.decode(stored, u32::try_from(plain.len()).unwrap()).unwrap(), plain);
+            }
         }
     }
 }

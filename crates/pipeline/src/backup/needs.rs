@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use breakwater_repository::format::codec::Compression;
 use breakwater_runtime::{ByteBudget, Permit};
 
 use super::structure::STRUCTURE_ROOM;
@@ -13,9 +14,6 @@ use crate::PipelineError;
 
 /// What a pack takes beyond the size it is cut at: header, footer, and the ropes' own bookkeeping.
 pub(crate) const PACK_EXTRA: u64 = 1 << 20;
-
-/// What a compressor keeps for itself.
-const COMPRESSOR: u64 = 2 << 20;
 
 /// Room for the tree while it is written.
 const TREE_ROOM: u64 = 4 << 20;
@@ -36,13 +34,22 @@ pub(crate) struct Needs {
     /// Bytes of a pack.
     pub(crate) pack: u64,
     extent: u64,
+    /// What a compressor keeps for itself.
+    compressor: u64,
 }
 
 impl Needs {
     /// What a run with `threads` threads would like: never so many threads that they alone take more than a quarter of the
     /// budget.
-    pub(crate) fn full(threads: usize, extent_size: u32, pack_size: u32, budget: &ByteBudget) -> Needs {
-        let needs = Needs { threads: 1, pack: u64::from(pack_size), extent: u64::from(extent_size) };
+    pub(crate) fn full(
+        threads: usize,
+        extent_size: u32,
+        pack_size: u32,
+        compression: Compression,
+        budget: &ByteBudget,
+    ) -> Needs {
+        let compressor = compression.memory(extent_size as usize);
+        let needs = Needs { threads: 1, pack: u64::from(pack_size), extent: u64::from(extent_size), compressor };
         let most = usize::try_from(budget.capacity() / 4 / needs.per_thread()).unwrap_or(usize::MAX);
         Needs { threads: threads.min(most).max(1), ..needs }
     }
@@ -53,7 +60,7 @@ impl Needs {
     }
 
     fn per_thread(&self) -> u64 {
-        4 * self.extent + COMPRESSOR
+        4 * self.extent + self.compressor
     }
 
     /// Room for one pack.
@@ -92,7 +99,7 @@ mod tests {
     fn an_agents_budget_holds_a_full_run_with_two_packs_and_a_modest_one() {
         let budget = ByteBudget::new(160 * MIB);
         for threads in [1, 2, 8, 64] {
-            let full = Needs::full(threads, 128 << 10, 64 << 20, &budget);
+            let full = Needs::full(threads, 128 << 10, 64 << 20, Compression::default(), &budget);
             let both = full.total() + full.modest().total();
             assert!(both + full.pack / 4 <= budget.capacity(), "{threads} threads: {both}");
         }
@@ -101,7 +108,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_run_that_finds_no_room_takes_less() {
         let budget = ByteBudget::new(160 * MIB);
-        let full = Needs::full(2, 128 << 10, 64 << 20, &budget);
+        let full = Needs::full(2, 128 << 10, 64 << 20, Compression::default(), &budget);
         let (first, held) = full.take(&budget).await.unwrap();
         assert_eq!((first, held.bytes()), (full, full.total()));
         let _packs = budget.try_acquire(50 * MIB).unwrap();

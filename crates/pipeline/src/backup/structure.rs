@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use breakwater_crypto::{ChunkId, Secret, Suite};
+use breakwater_repository::format::codec::Compression;
 use breakwater_repository::format::pack::KeyKind;
 use breakwater_repository::format::references::ReferenceEncoder;
 use breakwater_repository::format::{Class, FrameLocation};
@@ -47,7 +48,7 @@ impl StructurePacks {
         uploads: mpsc::Sender<SealedPack>,
         stop: Stop,
     ) -> Result<StructurePacks, PipelineError> {
-        let encoder = Encoder::new(1 << 20)?;
+        let encoder = Encoder::new(Compression::MEDIUM)?;
         Ok(StructurePacks { writer, references, encoder, suite, id_key, room, lease: None, uploads, stop, stored: 0 })
     }
 

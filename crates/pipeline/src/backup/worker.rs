@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use breakwater_crypto::{ChunkId, Secret, Suite};
 use breakwater_repository::format::Class;
+use breakwater_repository::format::codec::Compression;
 use breakwater_repository::format::leaf::Extent;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
 pub(crate) struct Context {
     pub(crate) extent_size: u32,
     pub(crate) suite: Suite,
+    pub(crate) compression: Compression,
     pub(crate) id_key: Secret,
     pub(crate) known: Known,
     pub(crate) packer: Packer,
@@ -90,7 +92,7 @@ pub(crate) fn work(shared: &Shared) -> Result<(), PipelineError> {
 fn work_until_stopped(shared: &Shared) -> Result<(), PipelineError> {
     let context = &shared.context;
     let mut buffer = vec![0; context.extent_size as usize];
-    let mut encoder = Encoder::new(buffer.len())?;
+    let mut encoder = Encoder::new(context.compression)?;
     let stopped = || context.stop.is_set();
     while !stopped() {
         let Some((number, claim)) = shared.claims.take() else { return Ok(()) };

@@ -8,10 +8,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use breakwater_repository::format::codec::PLAIN_LENGTH_MAX;
+use breakwater_repository::format::codec::Decoder;
 use breakwater_repository::format::pack::{HEADER_LENGTH, KeyKind, PackHeader, PackKey};
 use breakwater_repository::{
-    Cause, Class, Codec, FormatError, FrameLocation, FrameReader, ObjectName, PackId, Region, RepositoryError, Trouble,
+    Cause, Class, FormatError, FrameLocation, FrameReader, ObjectName, PackId, Region, RepositoryError, Trouble,
 };
 use bytes::{Bytes, BytesMut};
 
@@ -43,29 +43,15 @@ impl Fetched {
     }
 }
 
-/// What a thread needs to open frames: a decompressor and room for one chunk.
+/// What a thread needs to open frames: a decompressor, with room for one chunk.
+#[derive(Default)]
 pub(crate) struct Opener {
-    decompressor: zstd::bulk::Decompressor<'static>,
-    plain: Vec<u8>,
+    decoder: Decoder,
 }
 
 impl Opener {
-    pub(crate) fn new() -> Result<Opener, PipelineError> {
-        let decompressor = zstd::bulk::Decompressor::new();
-        let decompressor = decompressor.map_err(|error| PipelineError::io("making a decompressor", error))?;
-        Ok(Opener { decompressor, plain: Vec::new() })
-    }
-
-    fn decompress<'a>(&'a mut self, payload: &[u8], length: usize) -> Result<&'a [u8], FormatError> {
-        let damaged = |detail: &str| FormatError::Damaged { what: "frame", detail: detail.to_owned() };
-        self.plain.clear();
-        self.plain.reserve(length);
-        let written = self.decompressor.decompress_to_buffer(payload, &mut self.plain);
-        match written {
-            Ok(written) if written == length => Ok(&self.plain),
-            Ok(_) => Err(damaged("its content does not have the length that it should have")),
-            Err(_) => Err(damaged("its content cannot be decompressed")),
-        }
+    pub(crate) fn new() -> Opener {
+        Opener::default()
     }
 }
 
@@ -102,21 +88,13 @@ impl Content {
         location: &FrameLocation,
         opener: &'a mut Opener,
     ) -> Result<&'a [u8], FormatError> {
-        let length = location.plain as usize;
-        if location.plain > PLAIN_LENGTH_MAX {
-            let detail = "it claims to be longer than any chunk".to_owned();
-            return Err(FormatError::Damaged { what: "frame", detail });
-        }
         let key = Arc::clone(&fetched.key);
         let frame = fetched.frame(location).unwrap_or_default();
         let payload = key.open_frame_in_place(Class::Extent, location, frame)?;
-        let plain = match location.codec {
-            Codec::None => payload,
-            Codec::Zstd => opener.decompress(payload, length)?,
-        };
+        let plain = opener.decoder.decode(location.codec, payload, location.plain)?;
         let repository = self.frames.repository();
         let id = repository.suite().chunk_id(repository.id_key(), Class::Extent.byte(), plain);
-        if plain.len() != length || id != location.id {
+        if id != location.id {
             return Err(FormatError::WrongContent { what: "chunk" });
         }
         Ok(plain)
@@ -137,7 +115,7 @@ impl Content {
             }
             let opened = match self.fetch_from(region, location.pack, location.range()).await {
                 Ok(mut fetched) => {
-                    let mut opener = Opener::new()?;
+                    let mut opener = Opener::new();
                     self.open(&mut fetched, location, &mut opener).map(<[u8]>::to_vec).map_err(Trouble::Format)
                 }
                 Err(Failure::Here(trouble)) => Err(trouble),

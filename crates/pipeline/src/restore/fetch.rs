@@ -178,7 +178,7 @@ impl Job {
         let needs = self.planned.needs.get(fetch.needs.clone()).unwrap_or_default();
         let openers = || self.fetcher.openers.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = openers().pop();
-        let mut opener = kept.map_or_else(Opener::new, Ok)?;
+        let mut opener = kept.unwrap_or_default();
         // Needs of the same frame are neighbours; it is opened once.
         for same in needs.chunk_by(|one, other| one.offset == other.offset) {
             if self.fetcher.cancel.is_cancelled() {

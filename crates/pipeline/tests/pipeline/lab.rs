@@ -122,6 +122,7 @@ impl Lab {
             scheduled: None,
             base,
             budget: self.budget.clone(),
+            compression: breakwater_repository::format::codec::Compression::default(),
             threads: 2,
             read_rate: None,
             scratch: std::env::temp_dir(),

@@ -1,4 +1,10 @@
 //! Compression and the classes of content.
+//!
+//! Reading order: this page, [`Compression`] (what an operator chooses), [`Encoder`], [`Decoder`].
+
+mod compression;
+mod decoder;
+mod encoder;
 
 use std::cell::RefCell;
 
@@ -6,14 +12,17 @@ use serde::{Deserialize, Serialize};
 
 use super::FormatError;
 
+pub use compression::{Compression, CompressionError};
+pub use decoder::Decoder;
+pub use encoder::Encoder;
+
 /// No chunk is longer than this before compression; what claims more is damage.
 pub const PLAIN_LENGTH_MAX: u32 = 256 << 20;
 
 thread_local! {
     /// Making a compressor costs more than compressing one extent, so each thread keeps its last one.
-    static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
-        RefCell::new(zstd::bulk::Decompressor::new().ok());
+    static ENCODER: RefCell<Option<Encoder>> = const { RefCell::new(None) };
+    static DECODER: RefCell<Decoder> = RefCell::new(Decoder::new());
 }
 
 /// How a chunk was compressed before it was sealed.
@@ -22,58 +31,68 @@ thread_local! {
 pub enum Codec {
     /// Not at all.
     None,
-    /// One Zstandard frame.
+    /// One Zstandard frame (RFC 8878).
     Zstd,
+    /// One raw LZ4 block.
+    Lz4,
+    /// One gzip member (RFC 1952).
+    Gzip,
+    /// One bzip2 stream.
+    Bzip2,
+    /// One .xz stream.
+    Xz,
 }
 
 impl Codec {
+    /// All of them.
+    pub const ALL: [Codec; 6] = [Codec::None, Codec::Zstd, Codec::Lz4, Codec::Gzip, Codec::Bzip2, Codec::Xz];
+
     /// The byte on disk.
     pub const fn byte(self) -> u8 {
         match self {
             Codec::None => 0,
             Codec::Zstd => 1,
+            Codec::Lz4 => 2,
+            Codec::Gzip => 3,
+            Codec::Bzip2 => 4,
+            Codec::Xz => 5,
         }
     }
 
     /// The codec of this byte.
     pub fn from_byte(byte: u8) -> Result<Self, FormatError> {
-        match byte {
-            0 => Ok(Codec::None),
-            1 => Ok(Codec::Zstd),
-            2..=5 => Err(FormatError::Newer { what: "frame", detail: format!("codec {byte}") }),
-            _ => Err(FormatError::damaged("frame", format!("codec {byte} is not known"))),
+        let found = Codec::ALL.get(usize::from(byte)).copied();
+        found.ok_or_else(|| FormatError::damaged("frame", format!("codec {byte} is not known")))
+    }
+
+    /// Its name.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Codec::None => "none",
+            Codec::Zstd => "zstd",
+            Codec::Lz4 => "lz4",
+            Codec::Gzip => "gzip",
+            Codec::Bzip2 => "bzip2",
+            Codec::Xz => "xz",
         }
     }
 
     /// Undoes the compression. `plain_length` is what must come out.
     pub fn decode(self, stored: Vec<u8>, plain_length: u32) -> Result<Vec<u8>, FormatError> {
-        let wrong = || FormatError::damaged("frame", "its content does not have the length that it should have");
-        if plain_length > PLAIN_LENGTH_MAX {
-            return Err(wrong());
-        }
-        let plain = match self {
-            Codec::None => stored,
-            Codec::Zstd => DECOMPRESSOR
-                .with_borrow_mut(|tool| tool.as_mut().map(|tool| tool.decompress(&stored, plain_length as usize)))
-                .unwrap_or_else(|| zstd::bulk::decompress(&stored, plain_length as usize))
-                .map_err(|_| FormatError::damaged("frame", "its content cannot be decompressed"))?,
-        };
-        if plain.len() == plain_length as usize { Ok(plain) } else { Err(wrong()) }
+        DECODER.with_borrow_mut(|decoder| decoder.decode_owned(self, stored, plain_length))
     }
 
     /// Compresses `plain` at zstd `level`, or answers it unchanged where that saves less than one part in 32.
     pub fn encode(plain: &[u8], level: i32) -> std::io::Result<(Codec, Vec<u8>)> {
-        let compressed = COMPRESSOR.with_borrow_mut(|slot| {
-            let tool = match slot {
-                Some((known, tool)) if *known == level => tool,
-                _ => &mut slot.insert((level, zstd::bulk::Compressor::new(level)?)).1,
+        let compression = Compression::new(Codec::Zstd, level).map_err(std::io::Error::other)?;
+        ENCODER.with_borrow_mut(|slot| {
+            let encoder = match slot {
+                Some(encoder) if encoder.compression() == compression => encoder,
+                _ => slot.insert(Encoder::new(compression)?),
             };
-            tool.compress(plain)
-        })?;
-        if compressed.len() < plain.len() - plain.len() / 32 {
-            return Ok((Codec::Zstd, compressed));
-        }
-        Ok((Codec::None, plain.to_vec()))
+            let (codec, stored) = encoder.encode(plain)?;
+            Ok((codec, stored.to_vec()))
+        })
     }
 }
 
@@ -173,7 +192,8 @@ mod tests {
                 assert_eq!(class.byte(), byte);
             }
         }
-        assert!(matches!(Codec::from_byte(2), Err(FormatError::Newer { .. })));
+        assert_eq!(Codec::from_byte(5).unwrap(), Codec::Xz);
+        assert!(matches!(Codec::from_byte(6), Err(FormatError::Damaged { .. })));
         assert!(matches!(Class::from_byte(9), Err(FormatError::Newer { .. })));
         assert!(matches!(Codec::from_byte(77), Err(FormatError::Damaged { .. })));
     }

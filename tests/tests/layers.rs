@@ -25,11 +25,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("controller", &["core", "runtime", "proto", "state", "planner"]),
     ("brctl", &["*"]),
     ("tests", &["*"]),
+    ("fuzz", &["*"]),
     ("benches", &["*"]),
 ];
 
 /// Crates that may be used by tests only.
-const DEV_ONLY: &[&str] = &["testkit", "tests", "benches"];
+const DEV_ONLY: &[&str] = &["testkit", "tests", "fuzz", "benches"];
 
 /// Where no code may wait, read a clock, draw randomness or open a connection: whoever calls passes these in.
 const PURE: &[&str] = &["crates/core/src", "crates/crypto/src", "crates/planner/src", "crates/repository/src/format"];

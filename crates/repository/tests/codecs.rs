@@ -2,6 +2,7 @@
 //! than a chunk is worth.
 
 #![allow(clippy::unwrap_used, reason = "a failed test may panic anywhere")]
+#![allow(clippy::cast_possible_truncation, reason = "made-up bytes")]
 
 use std::io::Write;
 

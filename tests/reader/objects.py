@@ -9,8 +9,9 @@ NAMES = [
     "repo/descriptor",
     "repo/region",
     "repo/domain/[^/]+/[1-9][0-9]*",
+    "repo/recipients/[1-9][0-9]*",
     f"meta/{ID}/source",
-    f"meta/{ID}/keys/{ID}",
+    f"meta/{ID}/keys/{ID}(\\.[1-9][0-9]*)?",
     f"meta/{ID}/open/{ID}",
     f"meta/{ID}/snap/{ID}\\.{ID}",
     f"meta/{ID}/snap/{ID}\\.{ID}\\.committed",
@@ -40,11 +41,12 @@ def check_objects(region):
 def open_record(region, name, source, session):
     record = region.record(name, source, 3)
     need(record["session"] == session, f"{name}: the intent of another session")
-    need(f"meta/{source}/keys/{session}" in region.names(f"meta/{source}/keys/"), f"{name}: its session has no keys")
+    keys = [key.split("/")[3].split(".")[0] for key in region.names(f"meta/{source}/keys/")]
+    need(session in keys, f"{name}: its session has no keys")
 
 
 def session_keys(region, _name, source, session):
-    region.session_secret(source, session)
+    region.session_secret(source, session.split(".")[0])
 
 
 def history(region, name, source, branch):

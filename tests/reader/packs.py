@@ -139,7 +139,7 @@ class Pack:
         )
         plain = open_aead(self.key_of(frame["origin"]), bytes(8) + u32be(number), sealed, aad, what)
         plain = decode(frame["codec"], plain, frame["plain"], what)
-        need(chunk_id(self.region.id_key, frame["class"], plain) == frame["id"], f"{what}: the bytes are not those of its chunk id")
+        need(chunk_id(self.region.id_key(self.source), frame["class"], plain) == frame["id"], f"{what}: the bytes are not those of its chunk id")
         return plain
 
     def chunk_at(self, offset, chunk_class, named):

@@ -34,7 +34,7 @@ class Region:
 
     def __init__(self, directory, key_file):
         self.directory = directory
-        self.session_secrets = {}
+        self.session_secrets, self.source_domains = {}, {}
         with open(key_file, "rb") as file:
             key = parse_json(file.read(), key_file)
         self.open_descriptor(key, key_file)
@@ -44,8 +44,8 @@ class Region:
         if kind == "breakwater-key":
             self.open_with_recipient(key, key_file)
         elif kind == "breakwater-writer-key":
-            self.id_key = unhex(key["id_key"], 32, f"{key_file}: id_key")
-            self.structure_root = unhex(key["structure_root"], 32, f"{key_file}: structure_root")
+            keys = {name: unhex(key[name], 32, f"{key_file}: {name}") for name in ("id_key", "structure_root")}
+            self.domains = [{**keys, "name": key["domain"], "restore": {}}]
         else:
             raise Broken(f"{key_file}: no key file of Breakwater: kind {kind!r}")
 
@@ -101,46 +101,100 @@ class Region:
         self.secret = unhex(key["secret"], 32, f"{key_file}: secret")
         self.recipient = crypto.recipient_id(crypto.public_of(self.secret)).hex()
         need(self.recipient == key["recipient"], f"{key_file}: the secret is not that of its recipient")
-        root = self.unseal(self.descriptor["root"], "repository-root", self.id, "repo/descriptor")
+        root = self.open_root()
+        names, newest = self.names("repo/domain/"), {}
+        for name in names:
+            domain, epoch = name.split("/")[2:]
+            newest[domain] = max(newest.get(domain, 0), int(epoch))
+        need(newest, "repo/domain: there is no domain")
+        self.domains = [self.open_domain(root, f"repo/domain/{domain}/{epoch}") for domain, epoch in newest.items()]
 
-        domains = self.names("repo/domain/")
-        need(len(domains) == 1, f"repo/domain: one domain with one epoch is what this reader knows, here are {len(domains)}")
-        name = domains[0]
+    def open_root(self):
+        """The repository's root: out of the newest list of recipients, believed because the descriptor commits to it."""
+        numbers = sorted(int(name.split("/")[2]) for name in self.names("repo/recipients/"))
+        need(numbers, "repo/recipients: there is no list of recipients")
+        name = f"repo/recipients/{numbers[-1]}"
         sealed = parse_json(self.read(name), name)
-        mac = derive(root, "domain-mac", sha256(sealed["body"].encode()))
+        root = self.unseal(parse_json(sealed["body"], name)["root"], "repository-root", self.id, name)
+        commit_to(root, unhex(self.descriptor["root"], 32, "repo/descriptor: root"), name)
+        body = self.signed(root, "recipients-mac", name)
+        need(body["repository"] == self.id.hex() and body["number"] == numbers[-1], f"{name}: it says to be another list")
+        return root
+
+    def signed(self, root, label, name):
+        """The body of an object that the repository's root authenticates."""
+        sealed = parse_json(self.read(name), name)
+        mac = derive(root, label, sha256(sealed["body"].encode()))
         need(mac.hex() == sealed["mac"], f"{name}: not authenticated by the repository's root")
-        body = parse_json(sealed["body"], name)
+        return parse_json(sealed["body"], name)
+
+    def open_domain(self, root, name):
+        """The keys of a domain: id key, structure root, and the private halves of its restore keys by epoch."""
+        body = self.signed(root, "domain-mac", name)
         need(
             name == f"repo/domain/{body['domain']}/{body['epoch']}" and body["repository"] == self.id.hex(),
             f"{name}: it says to be another domain, epoch or repository",
         )
-        context = self.id + u32be(body["epoch"]) + body["domain"].encode()
-        domain_root = self.unseal(body["root"], "domain-root", context, name)
-        self.id_key = derive(domain_root, "chunk-id")
-        self.structure_root = derive(domain_root, "structure")
+        domain = body["domain"].encode()
+        domain_root = self.unseal(body["root"], "domain-root", self.id + u32be(body["epoch"]) + domain, name)
+        restore = {}
+        for key in body["restore"]:
+            secret = self.unseal(key["secret"], "restore-key", self.id + u32be(key["epoch"]) + domain, name)
+            need(crypto.public_of(secret).hex() == key["public"], f"{name}: a restore key is not that of its public half")
+            restore[key["epoch"]] = secret
+        return {
+            "name": body["domain"],
+            "id_key": derive(domain_root, "chunk-id"),
+            "structure_root": derive(domain_root, "structure"),
+            "restore": restore,
+        }
 
     def unseal(self, sealed, purpose, context, what):
         """The 32 bytes that one of the values in `sealed` holds for our recipient."""
         mine = [value for value in sealed if value["recipient"] == self.recipient]
         need(mine, f"{what}: not sealed to the recipient of this key: {self.recipient}")
-        enc = unhex(mine[0]["enc"], 32, f"{what}: enc")
-        value = unhex(mine[0]["sealed"], None, f"{what}: sealed")
-        opened = hpke_open(self.secret, enc, value, hpke_info(purpose, context), what)
+        return self.open_seal(self.secret, mine[0], purpose, context, what)
+
+    def open_seal(self, secret, seal, purpose, context, what):
+        """The 32 bytes that are sealed to the public half of `secret`."""
+        enc = unhex(seal["enc"], 32, f"{what}: enc")
+        value = unhex(seal["sealed"], None, f"{what}: sealed")
+        opened = hpke_open(secret, enc, value, hpke_info(purpose, context), what)
         need(len(opened) == 32, f"{what}: a secret has 32 bytes, here are {len(opened)}")
         return opened
 
+    def domain_of(self, source):
+        """The domain of a source: the one whose key opens its source record."""
+        if source not in self.source_domains:
+            name, found = f"meta/{source}/source", self.domains[0]
+            if len(self.domains) > 1 and name in self.names(f"meta/{source}/"):
+                raw = self.read(name)
+                for domain in self.domains:
+                    structure = derive(domain["structure_root"], "source", bytes.fromhex(source))
+                    if derive(derive(structure, "record", raw[8:40]), "commit") == raw[40:72]:
+                        found = domain
+            self.source_domains[source] = found
+        return self.source_domains[source]
+
     def structure_key(self, source):
-        return derive(self.structure_root, "source", bytes.fromhex(source))
+        return derive(self.domain_of(source)["structure_root"], "source", bytes.fromhex(source))
+
+    def id_key(self, source):
+        return self.domain_of(source)["id_key"]
 
     def session_secret(self, source, session):
         """The secret of a session, which only a recipient can open. Both are in hex."""
         if (source, session) not in self.session_secrets:
-            name = f"meta/{source}/keys/{session}"
+            below = f"meta/{source}/keys/"
+            sealed_again = [name for name in self.names(below) if name.startswith(f"{below}{session}.")]
+            sealed_again.sort(key=lambda name: int(name.rsplit(".")[-1]))
+            name = sealed_again[-1] if sealed_again else f"{below}{session}"
             record = self.record(name, source, 2)
             need(record["session"] == session, f"{name}: the keys of another session")
+            secret = self.domain_of(source)["restore"].get(record["epoch"])
+            need(secret is not None, f"{name}: the restore key of epoch {record['epoch']} is not in the domain's record")
             context = self.id + bytes.fromhex(source) + bytes.fromhex(session)
-            opened = self.unseal(record["secret"], "session-secret", context, name)
-            self.session_secrets[source, session] = opened
+            self.session_secrets[source, session] = self.open_seal(secret, record, "session-secret", context, name)
         return self.session_secrets[source, session]
 
     # --- records -----------------------------------------------------------------------------------------------------------

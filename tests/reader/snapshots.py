@@ -112,7 +112,7 @@ class Content:
         """The bytes of an extent, or None for zeros, and its length."""
         chunk, place, offset, stored, plain, codec = extent
         if place is None:
-            need(chunk_id(self.region.id_key, EXTENT, bytes(plain)) == chunk, "an extent of zeros has another chunk's id")
+            need(chunk_id(self.region.id_key(self.source), EXTENT, bytes(plain)) == chunk, "an extent of zeros has another chunk's id")
             return None, plain
         pack = self.pack(content_pack, *place, CONTENT)
         return pack.chunk_at(offset, EXTENT, {"id": chunk, "stored": stored, "plain": plain, "codec": codec}), plain

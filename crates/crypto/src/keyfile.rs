@@ -53,14 +53,14 @@ pub struct WriterKey {
     pub suite: Suite,
     /// The domain it writes into.
     pub domain: DomainName,
-    /// The epoch of the domain's keys.
+    /// The epoch that the restore key was made in.
     pub epoch: u32,
     /// Names chunks.
     pub id_key: Secret,
     /// The structure keys of all sources of the domain follow from it.
     pub structure_root: Secret,
-    /// Session secrets are sealed to these.
-    pub recipients: Vec<Recipient>,
+    /// The public half of the domain's restore key: session secrets are sealed to it.
+    pub restore: [u8; 32],
 }
 
 /// The private key of one recipient of a repository.
@@ -88,10 +88,6 @@ impl WriterKey {
         let fields = Fields::load(path)?;
         fields.expect_kind(KeyKind::Writer)?;
         let suite = fields.text("suite")?;
-        let recipients: Vec<Recipient> = fields.parse("recipients", "is not a list of recipients")?;
-        if recipients.is_empty() || recipients.iter().any(|one| one.id != RecipientId::of(&one.public)) {
-            return Err(fields.bad("recipients", "names no recipient, or one whose id is not that of its public key"));
-        }
         Ok(WriterKey {
             repository: fields.parse("repository", "is not an id")?,
             fingerprint: fields.fingerprint()?,
@@ -100,7 +96,7 @@ impl WriterKey {
             epoch: fields.parse("epoch", "is not a number")?,
             id_key: fields.secret("id_key")?,
             structure_root: fields.secret("structure_root")?,
-            recipients,
+            restore: *fields.secret("restore")?.expose(),
         })
     }
 
@@ -116,7 +112,7 @@ impl WriterKey {
             "epoch": self.epoch,
             "id_key": hex::encode(self.id_key.expose()),
             "structure_root": hex::encode(self.structure_root.expose()),
-            "recipients": self.recipients,
+            "restore": hex::encode(self.restore),
         });
         write_new(path, value)
     }
@@ -339,7 +335,7 @@ mod tests {
             epoch: 1,
             id_key: Secret::from_bytes([0xd1; 32]),
             structure_root: Secret::from_bytes([0xd2; 32]),
-            recipients: vec![recipient_key().recipient()],
+            restore: recipient_key().secret.public(),
         }
     }
 

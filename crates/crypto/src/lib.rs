@@ -4,15 +4,20 @@
 //! sections 2 and 3. Reading order: [`secret`], [`derive`](mod@derive), [`suite`], [`recipient`], [`keyfile`].
 
 pub mod derive;
+pub mod holder;
 pub mod keyfile;
+pub mod passphrase;
 pub mod recipient;
 pub mod secret;
 pub mod suite;
 
 pub use derive::{commitment, derive, sha256};
+pub use holder::{Holder, ServiceLock};
 pub use keyfile::{Fingerprint, KeyFileError, KeyKind, RecipientKey, WriterKey, key_kind};
+pub use passphrase::{Cost, PassphraseError, PassphraseLock};
 pub use recipient::{
-    HPKE_SUITE, Purpose, Recipient, RecipientId, RecipientSecret, SealError, SealedSecret, seal_for_all,
+    HPKE_SUITE, Purpose, Recipient, RecipientId, RecipientSecret, Seal, SealError, SealedSecret, UnusableKey,
+    seal_for_all,
 };
 pub use secret::Secret;
 pub use suite::{ChunkId, OpenError, Suite, SuiteError};

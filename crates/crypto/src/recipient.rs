@@ -13,7 +13,7 @@ use hpke::kem::X25519HkdfSha256;
 use hpke::rand_core::{TryCryptoRng, TryRng};
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable, single_shot_open, single_shot_seal_with_rng};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::derive::PREFIX;
 use crate::{Secret, sha256};
@@ -80,19 +80,8 @@ impl Recipient {
             return Err(SealError::BadRecipient { name: self.name.clone() });
         }
         let bad = |_| SealError::BadRecipient { name: self.name.clone() };
-        let public = <KemInUse as Kem>::PublicKey::from_bytes(&self.public).map_err(bad)?;
-        let (enc, sealed) = single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, KemInUse>(
-            &OpModeS::Base,
-            &public,
-            &purpose.info(),
-            secret.expose(),
-            &[],
-            &mut EntropyRng(entropy),
-        )
-        .map_err(bad)?;
-        let mut bytes = [0; 32];
-        enc.write_exact(&mut bytes);
-        Ok(SealedSecret { recipient: self.id, enc: bytes, sealed })
+        let seal = Seal::to(&self.public, purpose, secret.expose(), entropy).map_err(bad)?;
+        Ok(SealedSecret { recipient: self.id, seal })
     }
 }
 
@@ -118,7 +107,16 @@ pub enum Purpose<'a> {
     DomainRoot {
         /// The repository.
         repository: RepositoryId,
-        /// The epoch of the domain's keys.
+        /// The epoch of the domain's record.
+        epoch: u32,
+        /// The domain's name.
+        domain: &'a str,
+    },
+    /// The private half of a domain's restore key.
+    RestoreKey {
+        /// The repository.
+        repository: RepositoryId,
+        /// The epoch that the restore key was made in.
         epoch: u32,
         /// The domain's name.
         domain: &'a str,
@@ -148,6 +146,12 @@ impl Purpose<'_> {
                 info.extend_from_slice(&epoch.to_be_bytes());
                 info.extend_from_slice(domain.as_bytes());
             }
+            Purpose::RestoreKey { repository, epoch, domain } => {
+                info.extend_from_slice(b"restore-key\0");
+                info.extend_from_slice(repository.as_bytes());
+                info.extend_from_slice(&epoch.to_be_bytes());
+                info.extend_from_slice(domain.as_bytes());
+            }
             Purpose::SessionSecret { repository, source, session } => {
                 info.extend_from_slice(b"session-secret\0");
                 info.extend_from_slice(repository.as_bytes());
@@ -159,17 +163,54 @@ impl Purpose<'_> {
     }
 }
 
-/// A secret as it is stored: only its recipient opens it.
+/// Bytes as they are stored: only the holder of one private key opens them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SealedSecret {
-    /// Who opens it.
-    pub recipient: RecipientId,
+pub struct Seal {
     /// The encapsulated key.
     #[serde(with = "hex::serde")]
     pub enc: [u8; 32],
     /// Ciphertext and tag.
     #[serde(with = "hex::serde")]
     pub sealed: Vec<u8>,
+}
+
+impl Seal {
+    /// Seals `plain` to a public key. An error when the public key cannot be used.
+    pub fn to(
+        public: &[u8; 32],
+        purpose: &Purpose<'_>,
+        plain: &[u8],
+        entropy: &dyn Entropy,
+    ) -> Result<Seal, UnusableKey> {
+        let public = <KemInUse as Kem>::PublicKey::from_bytes(public).map_err(|_| UnusableKey)?;
+        let (enc, sealed) = single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, KemInUse>(
+            &OpModeS::Base,
+            &public,
+            &purpose.info(),
+            plain,
+            &[],
+            &mut EntropyRng(entropy),
+        )
+        .map_err(|_| UnusableKey)?;
+        let mut bytes = [0; 32];
+        enc.write_exact(&mut bytes);
+        Ok(Seal { enc: bytes, sealed })
+    }
+}
+
+/// A public key that nothing can be sealed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the public key is not usable")]
+pub struct UnusableKey;
+
+/// A secret as it is stored: only its recipient opens it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedSecret {
+    /// Who opens it.
+    pub recipient: RecipientId,
+    /// The secret.
+    #[serde(flatten)]
+    pub seal: Seal,
 }
 
 /// A recipient's private key.
@@ -219,20 +260,29 @@ impl RecipientSecret {
     pub fn open(&self, purpose: &Purpose<'_>, sealed: &[SealedSecret]) -> Result<Secret, SealError> {
         let id = self.id();
         let mine = sealed.iter().find(|one| one.recipient == id).ok_or(SealError::NotForThisKey { id })?;
-        let refused = |_| SealError::DoesNotOpen { id };
-        let enc = <KemInUse as Kem>::EncappedKey::from_bytes(&mine.enc).map_err(refused)?;
-        let mut plain = single_shot_open::<ChaCha20Poly1305, HkdfSha256, KemInUse>(
+        self.open_secret(purpose, &mine.seal)
+    }
+
+    /// Opens a secret that was sealed to this key.
+    pub fn open_secret(&self, purpose: &Purpose<'_>, seal: &Seal) -> Result<Secret, SealError> {
+        let plain = self.open_bytes(purpose, seal)?;
+        let secret = <[u8; 32]>::try_from(plain.as_slice()).map(Secret::from_bytes);
+        secret.map_err(|_| SealError::DoesNotOpen { id: self.id() })
+    }
+
+    /// Opens bytes that were sealed to this key.
+    pub fn open_bytes(&self, purpose: &Purpose<'_>, seal: &Seal) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let refused = |_| SealError::DoesNotOpen { id: self.id() };
+        let enc = <KemInUse as Kem>::EncappedKey::from_bytes(&seal.enc).map_err(refused)?;
+        let plain = single_shot_open::<ChaCha20Poly1305, HkdfSha256, KemInUse>(
             &OpModeR::Base,
             &self.private(),
             &enc,
             &purpose.info(),
-            &mine.sealed,
+            &seal.sealed,
             &[],
-        )
-        .map_err(refused)?;
-        let secret = <[u8; 32]>::try_from(plain.as_slice()).map(Secret::from_bytes);
-        plain.zeroize();
-        secret.map_err(|_| SealError::DoesNotOpen { id })
+        );
+        plain.map(Zeroizing::new).map_err(refused)
     }
 
     fn private(&self) -> <KemInUse as Kem>::PrivateKey {
@@ -379,15 +429,15 @@ mod tests {
         let key = RecipientSecret::from_seed(&[1; 32]);
         let recipient = Recipient::new("r", key.public());
         let sealed = recipient.seal(&session_purpose(3), &Secret::from_bytes([5; 32]), &Fixed(vec![6; 32])).unwrap();
-        for bit in 0..sealed.sealed.len() * 8 {
+        for bit in 0..sealed.seal.sealed.len() * 8 {
             let mut other = sealed.clone();
-            other.sealed[bit / 8] ^= 1 << (bit % 8);
+            other.seal.sealed[bit / 8] ^= 1 << (bit % 8);
             assert!(key.open(&session_purpose(3), &[other]).is_err());
         }
         for bit in 0..255 {
             // Bit 255 of an X25519 point is ignored by the standard (RFC 7748, section 5), but RFC 9180 binds the bytes.
             let mut other = sealed.clone();
-            other.enc[bit / 8] ^= 1 << (bit % 8);
+            other.seal.enc[bit / 8] ^= 1 << (bit % 8);
             assert!(key.open(&session_purpose(3), &[other]).is_err(), "bit {bit}");
         }
     }

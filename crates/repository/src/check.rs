@@ -87,7 +87,7 @@ impl Repository {
         watch: &(dyn Fn(&CheckProgress) + Send + Sync),
     ) -> Result<CheckReport, RepositoryError> {
         if options.read_data {
-            self.recipient("reading all data")?;
+            self.needs_content("reading all data")?;
         }
         let wanted =
             |region: &Region| options.regions.is_empty() || options.regions.iter().any(|one| one == region.name());
@@ -141,6 +141,7 @@ struct Side {
     descriptor: bool,
     record: bool,
     domain: bool,
+    recipients: bool,
 }
 
 /// One name, examined in the regions that are checked.
@@ -264,6 +265,9 @@ impl Checking<'_> {
             if !side.domain {
                 side.report.find("repo/domain/", "the domain record is missing");
             }
+            if !side.recipients {
+                side.report.find("repo/recipients/", "the list of recipients is missing");
+            }
         }
     }
 }
@@ -281,6 +285,7 @@ impl Side {
             descriptor: false,
             record: false,
             domain: false,
+            recipients: false,
         })
     }
 
@@ -318,6 +323,7 @@ impl Side {
             ObjectName::Descriptor => self.descriptor = true,
             ObjectName::Region => self.record = true,
             ObjectName::Domain { .. } => self.domain = true,
+            ObjectName::Recipients(_) => self.recipients = true,
             _ => {}
         }
         match found {

@@ -28,7 +28,7 @@ impl ContentReader {
         sessions: &[SessionId],
         order: ReadOrder,
     ) -> Result<ContentReader, RepositoryError> {
-        repository.recipient("opening content")?;
+        repository.needs_content("opening content")?;
         let frames = FrameReader::new(repository, source, order);
         for session in sessions {
             frames.session_secret(*session).await?;

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use breakwater_core::{Clock, DomainName, Entropy, RegionId, RepositoryId};
-use breakwater_crypto::{Purpose, Recipient, RecipientKey, RecipientSecret, Secret, Suite, WriterKey, seal_for_all};
+use breakwater_crypto::{
+    Holder, Purpose, Recipient, RecipientKey, RecipientSecret, Secret, Suite, WriterKey, commitment, seal_for_all,
+};
 use breakwater_storage::{Payload, StorageErrorKind, probe};
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -14,7 +16,9 @@ use futures::TryStreamExt;
 use crate::error::{RepositoryError, Trouble};
 use crate::format::ObjectName;
 use crate::format::descriptor::{Descriptor, RegionRecord};
-use crate::format::domain::DomainRecord;
+use crate::format::domain::{DomainKeys, DomainRecord, RestoreRecord};
+use crate::format::recipients::{Member, RecipientsRecord};
+use crate::keys::opening::KeyObjects;
 use crate::region::{self, CALL_DEADLINE, Place, within};
 use crate::repository::{Access, Repository, check_places};
 
@@ -86,7 +90,7 @@ impl Repository {
         for place in &places {
             create(place, &ObjectName::Descriptor, descriptor.clone()).await?;
         }
-        let [key, recovery_key] = draft.keys();
+        let [key, recovery_key] = draft.recipient_keys();
         let (access, again) = (Access::Recipient(recovery_key.clone()), places.clone());
         let proof = Repository::open(again, access, Arc::clone(&clock), Arc::clone(&entropy)).await?;
         if proof.id_key() != &draft.id_key || proof.regions().iter().any(|region| region.id().is_none()) {
@@ -116,7 +120,7 @@ impl Repository {
                 id
             }
         };
-        for (name, bytes) in self.domain_objects().await? {
+        for (name, bytes) in self.key_objects().await? {
             create_same(&place, &name, bytes).await?;
         }
         create_same(&place, &ObjectName::Descriptor, self.descriptor_bytes().clone()).await?;
@@ -148,10 +152,26 @@ impl Repository {
         }
     }
 
-    async fn domain_objects(&self) -> Result<Vec<(ObjectName, Bytes)>, RepositoryError> {
-        let name = ObjectName::Domain { domain: self.domain().clone(), epoch: self.epoch() };
-        let (bytes, _) = self.fetch(&self.read_order(), &name, |bytes| Ok(Bytes::copy_from_slice(bytes))).await?;
-        Ok(vec![(name, bytes)])
+    /// The objects that the present keys lie in: the newest list of recipients and the newest record of each domain. Older
+    /// ones are left where they are, for their keys are on the way out.
+    async fn key_objects(&self) -> Result<Vec<(ObjectName, Bytes)>, RepositoryError> {
+        let objects = KeyObjects::look(self.regions()).await;
+        if objects.recipients.is_empty() || objects.domains.is_empty() {
+            let name = "repo/recipients/".to_owned();
+            return Err(RepositoryError::Unreadable { name, causes: objects.silent });
+        }
+        let mut names: Vec<ObjectName> =
+            objects.recipients.last_key_value().map(|(n, _)| ObjectName::Recipients(*n)).into_iter().collect();
+        for (domain, epochs) in &objects.domains {
+            let newest = epochs.last_key_value().map(|(epoch, _)| *epoch);
+            names.extend(newest.map(|epoch| ObjectName::Domain { domain: domain.clone(), epoch }));
+        }
+        let mut found = Vec::new();
+        for name in names {
+            let (bytes, _) = self.fetch(&self.read_order(), &name, |bytes| Ok(Bytes::copy_from_slice(bytes))).await?;
+            found.push((name, bytes));
+        }
+        Ok(found)
     }
 }
 
@@ -160,8 +180,8 @@ struct Draft {
     repository: RepositoryId,
     recipients: [(&'static str, RecipientSecret); 2],
     descriptor: Vec<u8>,
-    domain_name: ObjectName,
-    domain: Vec<u8>,
+    /// The list of recipients and the domain's record.
+    keys: [(ObjectName, Vec<u8>); 2],
     id_key: Secret,
 }
 
@@ -178,25 +198,43 @@ impl Draft {
             seal_for_all(&public, &purpose, secret, entropy).map_err(|source| RepositoryError::Key { what, source })
         };
         let (root, domain_root) = (Secret::generate(entropy), Secret::generate(entropy));
+        let restore = RecipientSecret::generate(entropy);
         let (domain, epoch) = (options.domain.clone(), 1);
+        let restore = RestoreRecord {
+            epoch,
+            public: restore.public(),
+            secret: seal(Purpose::RestoreKey { repository, epoch, domain: domain.as_str() }, restore.secret())?,
+        };
         let record = DomainRecord {
             repository,
             domain: domain.clone(),
             epoch,
             created: now,
+            rotation: 0,
             recipients: public.clone(),
             root: seal(Purpose::DomainRoot { repository, epoch, domain: domain.as_str() }, &domain_root)?,
+            restore: vec![restore],
+        };
+        let member = |recipient: &Recipient| Member { recipient: recipient.clone(), holder: Holder::File };
+        let members = RecipientsRecord {
+            repository,
+            number: 1,
+            created: now,
+            rotation: 0,
+            recipients: public.iter().map(member).collect(),
+            root: seal(Purpose::RepositoryRoot(repository), &root)?,
         };
         let sizes = (options.extent_size, options.pack_size);
-        let sealed = seal(Purpose::RepositoryRoot(repository), &root)?;
-        let descriptor = Descriptor::new(repository, options.suite, sizes, now, public.clone(), sealed);
+        let descriptor = Descriptor::new(repository, options.suite, sizes, now, commitment(&root));
         Ok(Draft {
             repository,
             recipients,
             descriptor: descriptor.encode(),
-            domain_name: ObjectName::Domain { domain, epoch },
-            domain: record.encode(&root),
-            id_key: crate::format::domain::DomainKeys::of_root(&domain_root).id_key,
+            keys: [
+                (ObjectName::Recipients(1), members.encode(&root)),
+                (ObjectName::Domain { domain, epoch }, record.encode(&root)),
+            ],
+            id_key: DomainKeys::of_root(&domain_root).id_key,
         })
     }
 
@@ -232,8 +270,10 @@ impl Draft {
             }
         }
         for place in places {
-            create(place, &self.domain_name, self.domain.clone().into()).await?;
-            written.push((place, self.domain_name.clone()));
+            for (name, bytes) in &self.keys {
+                create(place, name, bytes.clone().into()).await?;
+                written.push((place, name.clone()));
+            }
         }
         Ok(())
     }
@@ -260,7 +300,7 @@ impl Draft {
         }
     }
 
-    fn keys(&self) -> [RecipientKey; 2] {
+    fn recipient_keys(&self) -> [RecipientKey; 2] {
         self.recipients.clone().map(|(name, secret)| RecipientKey {
             repository: self.repository,
             fingerprint: Descriptor::fingerprint(&self.descriptor),

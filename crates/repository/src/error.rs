@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use breakwater_core::{ErrorClass, RepositoryId, SessionId, SourceUid};
+use breakwater_core::{DomainName, ErrorClass, RepositoryId, SessionId, SourceUid, Timestamp};
 use breakwater_crypto::{Fingerprint, SealError};
 use breakwater_storage::StorageError;
 
@@ -199,6 +199,38 @@ pub enum RepositoryError {
         #[source]
         source: SealError,
     },
+    /// The key was a recipient once.
+    #[error(
+        "key `{name}` was removed from the repository's recipients at {since}; hint: use the key of a present recipient"
+    )]
+    Removed {
+        /// What people call the key.
+        name: String,
+        /// When.
+        since: Timestamp,
+    },
+    /// The key is none of the recipients.
+    #[error("key `{name}` is not a recipient of this repository; hint: use the key of a present recipient")]
+    NotRecipient {
+        /// What people call the key.
+        name: String,
+    },
+    /// A session was sealed to a restore key that the key does not give.
+    #[error(
+        "session {session} is sealed to the restore key of epoch {epoch} of domain `{domain}`, which was not found; hint: \
+         a region that is away may hold it"
+    )]
+    NoRestoreKey {
+        /// The session.
+        session: SessionId,
+        /// Its domain.
+        domain: DomainName,
+        /// The restore key's epoch.
+        epoch: u32,
+    },
+    /// There is no domain of this name, or the key does not open it.
+    #[error("there is no domain `{0}` that this key opens")]
+    UnknownDomain(DomainName),
     /// Only a recipient's key does this.
     #[error(
         "{what} needs a recipient's key; hint: a writer key adds, but opens no content: give the recovery key or `--key`"
@@ -249,8 +281,13 @@ impl RepositoryError {
             | RepositoryError::OtherSource { .. }
             | RepositoryError::Foreign { .. } => ErrorClass::Refused,
             RepositoryError::Fingerprint { .. } => ErrorClass::Corrupt,
-            RepositoryError::NeedsRecipient { .. } => ErrorClass::Denied,
-            RepositoryError::UnknownRegion(_) | RepositoryError::NotFound { .. } => ErrorClass::NotFound,
+            RepositoryError::NeedsRecipient { .. }
+            | RepositoryError::Removed { .. }
+            | RepositoryError::NotRecipient { .. } => ErrorClass::Denied,
+            RepositoryError::NoRestoreKey { .. }
+            | RepositoryError::UnknownDomain(_)
+            | RepositoryError::UnknownRegion(_)
+            | RepositoryError::NotFound { .. } => ErrorClass::NotFound,
             RepositoryError::NoRegion { causes } | RepositoryError::Unreadable { causes, .. } => worst(causes),
             RepositoryError::Region { source, .. } => source.class(),
             RepositoryError::Write(source) => source.class(),

@@ -3,7 +3,7 @@
 //! Nothing here waits, reads a clock or makes randomness: salts and keys are arguments. Decoding never panics and never
 //! allocates more than its input justifies, whatever the bytes are.
 //!
-//! Reading order: [`names`], [`descriptor`], [`domain`], [`record`], [`pack`], [`leaf`], [`tree`],
+//! Reading order: [`names`], [`descriptor`], [`recipients`], [`domain`], [`record`], [`pack`], [`leaf`], [`tree`],
 //! [`references`], [`manifest`], [`open`], [`log`], and what deletion leaves: [`tombstone`], [`moved`], [`gc_plan`].
 
 pub mod codec;
@@ -20,8 +20,10 @@ pub mod names;
 pub mod open;
 pub mod pack;
 pub mod path;
+pub mod recipients;
 pub mod record;
 pub mod references;
+mod signed;
 pub mod tombstone;
 pub mod tree;
 

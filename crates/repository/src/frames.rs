@@ -13,9 +13,7 @@ use bytes::Bytes;
 
 use crate::error::{Cause, RepositoryError, Trouble};
 use crate::fetch::{ReadOrder, push_cause, unread};
-use crate::format::open::SessionKeys;
 use crate::format::pack::{FrameLocation, HEADER_LENGTH, KeyKind, PackHeader, PackId, PackKey};
-use crate::format::record::RecordKind;
 use crate::format::{Class, FormatError, ObjectName};
 use crate::region::Region;
 use crate::repository::Repository;
@@ -81,17 +79,7 @@ impl FrameReader {
         if let Some(secret) = self.cache().secrets.get(&session) {
             return Ok(secret.clone());
         }
-        self.repository.recipient("opening content")?;
-        let name = ObjectName::SessionKeys(self.source, session);
-        let decode = |bytes: &[u8]| {
-            let keys: SessionKeys = self.repository.open_record(self.source, RecordKind::SessionKeys, &name, bytes)?;
-            if keys.session != session {
-                return Err(FormatError::damaged("session keys", "they are those of another session"));
-            }
-            Ok(keys)
-        };
-        let (keys, _) = self.repository.fetch(&self.order, &name, decode).await?;
-        let secret = self.repository.unseal_session(self.source, &keys)?;
+        let secret = self.repository.session_secret(&self.order, self.source, session).await?;
         self.cache().secrets.insert(session, secret.clone());
         Ok(secret)
     }
@@ -204,7 +192,8 @@ impl FrameReader {
         bytes: Bytes,
         run: Run,
     ) -> Vec<(usize, Result<Bytes, FormatError>)> {
-        let (key, id_key, suite) = (Arc::clone(key), self.repository.id_key().clone(), self.repository.suite());
+        let (key, id_key, suite) =
+            (Arc::clone(key), self.repository.id_key_of(self.source).clone(), self.repository.suite());
         let plain: u64 = run.frames.iter().map(|(_, location)| u64::from(location.plain)).sum();
         let open = move || {
             let one = |(at, location): (usize, FrameLocation)| {

@@ -16,6 +16,7 @@ pub mod fetch;
 pub mod format;
 pub mod frames;
 pub mod gc;
+pub mod keys;
 pub mod region;
 pub mod regions;
 pub mod repository;

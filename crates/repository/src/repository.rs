@@ -6,17 +6,20 @@ use std::sync::Arc;
 use breakwater_core::{
     Clock, DomainName, Entropy, ErrorClass, RegionId, RepositoryId, SessionId, SnapshotId, SourceUid, Timestamp,
 };
-use breakwater_crypto::{Fingerprint, Purpose, Recipient, RecipientKey, Secret, Suite, WriterKey};
+use breakwater_crypto::{Fingerprint, RecipientKey, Secret, Suite, WriterKey};
 use bytes::Bytes;
+use futures::StreamExt;
 
 use crate::error::{Cause, RepositoryError, Trouble};
 use crate::format::descriptor::{Descriptor, RegionRecord, Use};
-use crate::format::domain::{DomainKeys, DomainRecord};
-use crate::format::open::SessionKeys;
 use crate::format::record::{RecordKey, RecordKind};
 use crate::format::{FormatError, ObjectName};
+use crate::keys::ring::Ring;
 use crate::region::{self, Place, Region, RegionState};
 use crate::regions::{RegionHandle, Role};
+
+/// Source records that are read at once.
+const SOURCES_AT_ONCE: usize = 16;
 
 /// The key that a repository is opened with.
 #[derive(Clone, Debug)]
@@ -55,22 +58,10 @@ struct Inner {
     descriptor: Descriptor,
     descriptor_bytes: Bytes,
     fingerprint: Fingerprint,
-    keyring: Keyring,
+    ring: Ring,
     regions: Vec<Arc<Region>>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-}
-
-/// The keys that the caller's key gives.
-#[derive(Clone, Debug)]
-struct Keyring {
-    domain: DomainName,
-    epoch: u32,
-    keys: DomainKeys,
-    recipients: Vec<Recipient>,
-    recipient: Option<RecipientKey>,
-    /// The repository's root; only recipients have it.
-    root: Option<Secret>,
 }
 
 impl Repository {
@@ -135,12 +126,14 @@ impl Repository {
         }
         let descriptor = Descriptor::decode(&descriptor_bytes)
             .map_err(|source| RepositoryError::format(ObjectName::Descriptor, source))?;
-        let keyring = match access {
-            Access::Writer(key) => Keyring::of_writer(key, &descriptor)?,
-            Access::Recipient(key) => Keyring::of_recipient(key, &descriptor, &regions).await?,
+        let ring = match access {
+            Access::Writer(key) => Ring::of_writer(key, &descriptor)?,
+            Access::Recipient(key) => Ring::open(key, &descriptor, &regions).await?,
         };
-        let inner = Inner { descriptor, descriptor_bytes, fingerprint: pinned, keyring, regions, clock, entropy };
-        Ok(Repository { inner: Arc::new(inner) })
+        let inner = Inner { descriptor, descriptor_bytes, fingerprint: pinned, ring, regions, clock, entropy };
+        let repository = Repository { inner: Arc::new(inner) };
+        repository.learn_domains().await;
+        Ok(repository)
     }
 
     /// The repository.
@@ -187,34 +180,47 @@ impl Repository {
         found.ok_or_else(|| RepositoryError::UnknownRegion(name.to_owned()))
     }
 
-    /// The domain that the key opens.
+    /// The domain that new sources are written to with this handle: that of the writer key; with a recipient's key
+    /// `default`, or the first one, unless [`in_domain`](Self::in_domain) says another.
     pub fn domain(&self) -> &DomainName {
-        &self.inner.keyring.domain
+        &self.inner.ring.home().name
     }
 
-    /// The epoch of the domain's keys.
-    pub fn epoch(&self) -> u32 {
-        self.inner.keyring.epoch
+    /// The domain of `source`, as far as anything of it was seen.
+    pub fn domain_of(&self, source: SourceUid) -> &DomainName {
+        &self.inner.ring.domain_of(source).name
     }
 
-    /// Those to whom new session secrets are sealed.
-    pub fn recipients(&self) -> &[Recipient] {
-        &self.inner.keyring.recipients
+    /// The domains that the key opens.
+    pub fn domains(&self) -> Vec<DomainName> {
+        self.inner.ring.domains().iter().map(|domain| domain.name.clone()).collect()
+    }
+
+    /// The same repository, where new sources belong to `domain`.
+    pub fn in_domain(&self, domain: &DomainName) -> Result<Repository, RepositoryError> {
+        let ring = self.inner.ring.at_home_in(domain);
+        let ring = ring.ok_or_else(|| RepositoryError::UnknownDomain(domain.clone()))?;
+        Ok(self.with(ring, self.inner.regions.clone()))
     }
 
     /// Whether content can be opened with this handle's key.
     pub fn opens_content(&self) -> bool {
-        self.inner.keyring.recipient.is_some()
+        self.inner.ring.opener.is_some()
     }
 
-    /// The key that names chunks.
+    /// The key that names the chunks of new sources.
     pub fn id_key(&self) -> &Secret {
-        &self.inner.keyring.keys.id_key
+        &self.inner.ring.home().keys.id_key
+    }
+
+    /// The key that names the chunks of `source`.
+    pub fn id_key_of(&self, source: SourceUid) -> &Secret {
+        &self.inner.ring.domain_of(source).keys.id_key
     }
 
     /// The key of everything about `source` that is not content.
     pub fn structure_key(&self, source: SourceUid) -> Secret {
-        self.inner.keyring.keys.structure_key(source)
+        self.inner.ring.domain_of(source).keys.structure_key(source)
     }
 
     /// The present moment.
@@ -249,18 +255,19 @@ impl Repository {
         SnapshotId::v7(self.now(), self.inner.entropy.as_ref())
     }
 
-    /// A handle for a writer, made of a recipient's: what an agent needs and no more.
+    /// What an agent needs to write into the home domain, and no more.
     pub fn writer_key(&self) -> WriterKey {
-        let keyring = &self.inner.keyring;
+        let domain = self.inner.ring.home();
+        let restore = domain.present();
         WriterKey {
             repository: self.id(),
             fingerprint: self.inner.fingerprint,
             suite: self.suite(),
-            domain: keyring.domain.clone(),
-            epoch: keyring.epoch,
-            id_key: keyring.keys.id_key.clone(),
-            structure_root: keyring.keys.structure_root.clone(),
-            recipients: keyring.recipients.clone(),
+            domain: domain.name.clone(),
+            epoch: restore.epoch,
+            id_key: domain.keys.id_key.clone(),
+            structure_root: domain.keys.structure_root.clone(),
+            restore: restore.public,
         }
     }
 
@@ -297,8 +304,8 @@ impl Repository {
         name: &ObjectName,
         bytes: &[u8],
     ) -> Result<T, FormatError> {
-        let structure = self.structure_key(source);
-        RecordKey { repository: self.id(), structure: &structure }.open(kind, name, bytes)
+        let open = |structure: &Secret| RecordKey { repository: self.id(), structure }.open(kind, name, bytes);
+        self.inner.ring.try_domains(source, open)
     }
 
     /// Opens the bytes of the record `name` of `source` whatever its kind is.
@@ -308,26 +315,40 @@ impl Repository {
         name: &ObjectName,
         bytes: &[u8],
     ) -> Result<(RecordKind, Vec<u8>), FormatError> {
-        let structure = self.structure_key(source);
-        RecordKey { repository: self.id(), structure: &structure }.open_any(name, bytes)
+        let open = |structure: &Secret| RecordKey { repository: self.id(), structure }.open_any(name, bytes);
+        self.inner.ring.try_domains(source, open)
     }
 
-    /// The secret in a session's key record. Needs a recipient's key.
-    pub fn unseal_session(&self, source: SourceUid, keys: &SessionKeys) -> Result<Secret, RepositoryError> {
-        let recipient = self.recipient("opening content")?;
-        let purpose = Purpose::SessionSecret { repository: self.id(), source, session: keys.session };
-        recipient.secret.open(&purpose, &keys.secret).map_err(|source| RepositoryError::Key {
-            what: format!("the secret of session {} cannot be opened with key `{}`", keys.session, recipient.name),
-            source,
-        })
+    /// Refuses `what` where the key opens no content.
+    pub(crate) fn needs_content(&self, what: &'static str) -> Result<(), RepositoryError> {
+        if self.opens_content() { Ok(()) } else { Err(RepositoryError::NeedsRecipient { what }) }
     }
 
-    pub(crate) fn recipient(&self, what: &'static str) -> Result<&RecipientKey, RepositoryError> {
-        self.inner.keyring.recipient.as_ref().ok_or(RepositoryError::NeedsRecipient { what })
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.inner.ring
     }
 
     pub(crate) fn root(&self) -> Option<&Secret> {
-        self.inner.keyring.root.as_ref()
+        self.inner.ring.opener.as_ref().map(|opener| &opener.root)
+    }
+
+    /// Finds out which domain each source belongs to, where there are several. What cannot be read now is found out when
+    /// the first record of the source is.
+    async fn learn_domains(&self) {
+        if self.inner.ring.domains().len() < 2 {
+            return;
+        }
+        let order = self.read_order();
+        let Ok(sources) = self.sources(&order).await else { return };
+        let learn = |uid| {
+            let order = &order;
+            async move {
+                if let Err(error) = self.source_record(order, uid).await {
+                    tracing::debug!(source = %uid, error = %breakwater_core::Chain(&error), "no source record");
+                }
+            }
+        };
+        futures::stream::iter(sources.uids).for_each_concurrent(SOURCES_AT_ONCE, learn).await;
     }
 
     pub(crate) fn descriptor_bytes(&self) -> &Bytes {
@@ -336,95 +357,25 @@ impl Repository {
 
     /// The same repository with one region more.
     pub(crate) fn with_region(&self, place: Place) -> Repository {
+        let mut regions = self.inner.regions.clone();
+        regions.push(Arc::new(Region::new(place, self.id(), self.inner.fingerprint, RegionState::Ready)));
+        self.with(self.inner.ring.clone(), regions)
+    }
+
+    /// The same repository with these keys and regions.
+    pub(crate) fn with(&self, ring: Ring, regions: Vec<Arc<Region>>) -> Repository {
         let inner = &self.inner;
-        let mut regions = inner.regions.clone();
-        regions.push(Arc::new(Region::new(place, self.id(), inner.fingerprint, RegionState::Ready)));
         let inner = Inner {
             descriptor: inner.descriptor.clone(),
             descriptor_bytes: inner.descriptor_bytes.clone(),
             fingerprint: inner.fingerprint,
-            keyring: inner.keyring.clone(),
+            ring,
             regions,
             clock: Arc::clone(&inner.clock),
             entropy: Arc::clone(&inner.entropy),
         };
         Repository { inner: Arc::new(inner) }
     }
-}
-
-impl Keyring {
-    fn of_writer(key: WriterKey, descriptor: &Descriptor) -> Result<Self, RepositoryError> {
-        if key.suite != descriptor.suite {
-            return Err(RepositoryError::Invalid(format!(
-                "the writer key is for suite `{}`, but the repository uses `{}`",
-                key.suite, descriptor.suite
-            )));
-        }
-        Ok(Keyring {
-            domain: key.domain,
-            epoch: key.epoch,
-            keys: DomainKeys { id_key: key.id_key, structure_root: key.structure_root },
-            recipients: key.recipients,
-            recipient: None,
-            root: None,
-        })
-    }
-
-    async fn of_recipient(
-        key: RecipientKey,
-        descriptor: &Descriptor,
-        regions: &[Arc<Region>],
-    ) -> Result<Self, RepositoryError> {
-        let repository = descriptor.repository;
-        let failed = |what: &str| {
-            let what = format!("the {what} cannot be opened with key `{}`", key.name);
-            move |source| RepositoryError::Key { what, source }
-        };
-        let root = key
-            .secret
-            .open(&Purpose::RepositoryRoot(repository), &descriptor.root)
-            .map_err(failed("repository's root"))?;
-        let mut causes = Vec::new();
-        for region in regions {
-            match read_domain(region, &root).await {
-                Ok(record) => {
-                    let purpose =
-                        Purpose::DomainRoot { repository, epoch: record.epoch, domain: record.domain.as_str() };
-                    let domain_root = key.secret.open(&purpose, &record.root).map_err(failed("root of the domain"))?;
-                    return Ok(Keyring {
-                        domain: record.domain,
-                        epoch: record.epoch,
-                        keys: DomainKeys::of_root(&domain_root),
-                        recipients: record.recipients,
-                        recipient: Some(key),
-                        root: Some(root),
-                    });
-                }
-                Err(trouble) => causes.push(region.cause(trouble)),
-            }
-        }
-        Err(RepositoryError::Unreadable { name: "repo/domain/".to_owned(), causes })
-    }
-}
-
-/// The one domain that a repository of this format version has.
-async fn read_domain(region: &Region, root: &Secret) -> Result<DomainRecord, Trouble> {
-    let names = region.names("repo/domain/").await?;
-    let mut names = names.iter().filter_map(|(name, _)| match ObjectName::parse(name) {
-        Some(name @ ObjectName::Domain { .. }) => Some(name),
-        _ => None,
-    });
-    let newer = || FormatError::Newer { what: "repository", detail: "several domains or epochs".to_owned() };
-    let (name, more) = (names.next(), names.next());
-    let Some(name) = name else { return Err(Trouble::Unusable("it holds no domain record".to_owned())) };
-    if more.is_some() {
-        return Err(Trouble::Format(newer()));
-    }
-    let record = DomainRecord::decode(&region::get(region.place(), &name).await?, root)?;
-    if name != (ObjectName::Domain { domain: record.domain.clone(), epoch: record.epoch }) {
-        return Err(Trouble::Format(FormatError::damaged("domain record", "it lies under another name")));
-    }
-    Ok(record)
 }
 
 /// The descriptor's bytes and the region record of a place.

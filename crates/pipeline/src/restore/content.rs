@@ -93,7 +93,7 @@ impl Content {
         let payload = key.open_frame_in_place(Class::Extent, location, frame)?;
         let plain = opener.decoder.decode(location.codec, payload, location.plain)?;
         let repository = self.frames.repository();
-        let id = repository.suite().chunk_id(repository.id_key(), Class::Extent.byte(), plain);
+        let id = repository.suite().chunk_id(repository.id_key_of(self.frames.source()), Class::Extent.byte(), plain);
         if id != location.id {
             return Err(FormatError::WrongContent { what: "chunk" });
         }

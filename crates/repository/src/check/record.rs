@@ -11,6 +11,7 @@ use crate::format::log::StreamClaim;
 use crate::format::manifest::Manifest;
 use crate::format::moved::Moved;
 use crate::format::open::{OpenRecord, SessionKeys, SourceRecord};
+use crate::format::recipients::RecipientsRecord;
 use crate::format::record::{RecordKind, read_json};
 use crate::format::tombstone::Tombstone;
 use crate::format::{FormatError, ObjectName};
@@ -75,6 +76,14 @@ fn read_of_repository(
             }
             Ok(())
         }
+        ObjectName::Recipients(number) => {
+            let Some(root) = repository.root() else { return Ok(()) };
+            let record = RecipientsRecord::decode(bytes, root)?;
+            if (record.number, record.repository) != (*number, repository.id()) {
+                return damaged("list of recipients", "it lies under another name");
+            }
+            Ok(())
+        }
         _ => Ok(()),
     }
 }
@@ -90,7 +99,7 @@ fn read_of_source(repository: &Repository, name: &ObjectName, bytes: &[u8]) -> R
     let (kind, json) = repository.open_any_record(source, name, bytes)?;
     let same = match (name, kind) {
         (ObjectName::Source(_), RecordKind::Source) => read_json::<SourceRecord>(WHAT, &json)?.uid == source,
-        (ObjectName::SessionKeys(_, session), RecordKind::SessionKeys) => {
+        (ObjectName::SessionKeys(_, session) | ObjectName::ResealedKeys(_, session, _), RecordKind::SessionKeys) => {
             let keys: SessionKeys = read_json(WHAT, &json)?;
             if keys.session == *session {
                 if repository.opens_content() {
@@ -104,9 +113,6 @@ fn read_of_source(repository: &Repository, name: &ObjectName, bytes: &[u8]) -> R
         (ObjectName::StreamClaim(_, generation, session), RecordKind::StreamClaim) => {
             let claim: StreamClaim = read_json(WHAT, &json)?;
             (claim.generation, claim.session) == (*generation, *session)
-        }
-        (ObjectName::ResealedKeys(_, session, _), RecordKind::SessionKeys) => {
-            read_json::<SessionKeys>(WHAT, &json)?.session == *session
         }
         (ObjectName::History(..), RecordKind::History) => true,
         (ObjectName::Tombstone(_, snapshot, session), RecordKind::Tombstone) => {

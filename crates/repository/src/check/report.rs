@@ -185,8 +185,12 @@ impl RegionReport {
         }
         let text = match ObjectName::parse(&finding.object) {
             Some(ObjectName::Descriptor | ObjectName::Region) => "this place cannot be used as a region",
-            Some(ObjectName::Domain { .. }) => "from this region alone nothing can be opened with a recipient's key",
-            Some(ObjectName::SessionKeys(..)) => "what this session stored cannot be opened from this region",
+            Some(ObjectName::Domain { .. } | ObjectName::Recipients(_)) => {
+                "from this region alone nothing can be opened with a recipient's key"
+            }
+            Some(ObjectName::SessionKeys(..) | ObjectName::ResealedKeys(..)) => {
+                "what this session stored cannot be opened from this region"
+            }
             Some(ObjectName::Register(..) | ObjectName::Committed(..)) => {
                 "this snapshot cannot be restored whole from this region"
             }

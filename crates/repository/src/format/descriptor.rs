@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use breakwater_core::{RegionId, RepositoryId, Timestamp};
-use breakwater_crypto::{Fingerprint, HPKE_SUITE, Recipient, SealedSecret, Suite, sha256};
+use breakwater_crypto::{Fingerprint, HPKE_SUITE, Suite, sha256};
 use serde::{Deserialize, Serialize};
 
 use super::FormatError;
@@ -34,10 +34,9 @@ pub struct Descriptor {
     pub pack_size: u32,
     /// When it was created.
     pub created: Timestamp,
-    /// Who may open everything.
-    pub recipients: Vec<Recipient>,
-    /// The repository root, sealed to each of them.
-    pub root: Vec<SealedSecret>,
+    /// The commitment of the repository root: a root that any object delivers is the repository's only if it fits.
+    #[serde(with = "hex::serde")]
+    pub root: [u8; 32],
     /// What a program must know.
     pub features: Features,
 }
@@ -66,14 +65,7 @@ pub enum Use {
 
 impl Descriptor {
     /// The descriptor of a new repository.
-    pub fn new(
-        repository: RepositoryId,
-        suite: Suite,
-        sizes: (u32, u32),
-        created: Timestamp,
-        recipients: Vec<Recipient>,
-        root: Vec<SealedSecret>,
-    ) -> Self {
+    pub fn new(repository: RepositoryId, suite: Suite, sizes: (u32, u32), created: Timestamp, root: [u8; 32]) -> Self {
         Descriptor {
             format: FORMAT.to_owned(),
             version: 1,
@@ -83,7 +75,6 @@ impl Descriptor {
             extent_size: sizes.0,
             pack_size: sizes.1,
             created,
-            recipients,
             root,
             features: Features::default(),
         }
@@ -168,9 +159,8 @@ mod tests {
     use super::*;
 
     fn descriptor() -> Descriptor {
-        let recipients = vec![Recipient::new("primary", [4; 32])];
         let id = RepositoryId::from_bytes([1; 16]);
-        Descriptor::new(id, Suite::Standard, (131_072, 64 << 20), Timestamp(5), recipients, Vec::new())
+        Descriptor::new(id, Suite::Standard, (131_072, 64 << 20), Timestamp(5), [4; 32])
     }
 
     #[test]
@@ -191,7 +181,7 @@ mod tests {
         };
         refused("\"version\":1", "\"version\":2", "version 2");
         refused("\"read\":[]", "\"read\":[\"page-runs\"]", "page-runs");
-        refused("\"standard\"", "\"nist\"", "newer format");
+        refused("\"standard\"", "\"gost\"", "gost");
         refused(HPKE_SUITE, "x-wing", "x-wing");
         refused(FORMAT, "restic", "not a repository descriptor");
         refused("131072", "0", "a size is zero");

@@ -1,14 +1,17 @@
-//! Domains: the unit of keys and erasure. A domain's root is sealed to its recipients and authenticated by the
-//! repository's root, because HPKE's base mode does not say who sealed.
+//! Domains: the unit of keys and erasure. A domain's root, and the private halves of its restore keys, are sealed to the
+//! present recipients; the record is authenticated by the repository's root.
+//!
+//! Invariant: the root is the same in every epoch, and no epoch forgets a restore key of an earlier one, so that whoever
+//! opens the newest record opens every session of the domain.
 
 use breakwater_core::{DomainName, RepositoryId, SourceUid, Timestamp};
-use breakwater_crypto::{Recipient, SealedSecret, Secret, derive, sha256};
+use breakwater_crypto::{Recipient, SealedSecret, Secret, derive};
 use serde::{Deserialize, Serialize};
 
-use super::FormatError;
-use super::record::read_json;
+use super::{FormatError, signed};
 
 const WHAT: &str = "domain record";
+const LABEL: &str = "domain-mac";
 
 /// The body of a domain object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,45 +20,46 @@ pub struct DomainRecord {
     pub repository: RepositoryId,
     /// The domain.
     pub domain: DomainName,
-    /// The epoch of its keys.
+    /// The epoch of the record: one more whenever who may open changes. The highest one counts.
     pub epoch: u32,
     /// When it was made.
     pub created: Timestamp,
+    /// Which rotation of the repository's keys it has gone through.
+    pub rotation: u32,
     /// Who may open the domain's sessions.
     pub recipients: Vec<Recipient>,
     /// The domain root, sealed to each of them.
     pub root: Vec<SealedSecret>,
+    /// The restore keys, oldest first; the last one is in use.
+    pub restore: Vec<RestoreRecord>,
 }
 
-/// The object: the body's JSON text as a string, so that there is one reading of what the code authenticates.
-#[derive(Serialize, Deserialize)]
-struct Signed {
-    body: String,
-    mac: String,
+/// A restore key: session secrets are sealed to its public half.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreRecord {
+    /// The epoch in which it was made: sessions name their restore key by it.
+    pub epoch: u32,
+    /// The public half.
+    #[serde(with = "hex::serde")]
+    pub public: [u8; 32],
+    /// The private half, sealed to each recipient.
+    pub secret: Vec<SealedSecret>,
 }
 
 impl DomainRecord {
     /// The bytes of the object, authenticated under the repository root.
     pub fn encode(&self, root: &Secret) -> Vec<u8> {
-        let body = serde_json::to_string(self).expect("a domain record has text keys only");
-        let mac = hex::encode(mac(root, &body).expose());
-        serde_json::to_vec(&Signed { body, mac }).expect("a signed record has text keys only")
+        signed::encode(LABEL, root, self)
     }
 
     /// Reads the object and checks that the holder of the repository root wrote it.
     pub fn decode(bytes: &[u8], root: &Secret) -> Result<Self, FormatError> {
-        let signed: Signed = read_json(WHAT, bytes)?;
-        // The code comes in one spelling only, so that not even the case of a digit can change unnoticed.
-        let found = Secret::from_hex(&signed.mac).filter(|_| !signed.mac.bytes().any(|byte| byte.is_ascii_uppercase()));
-        if found != Some(mac(root, &signed.body)) {
-            return Err(FormatError::Unsealed { what: WHAT });
+        let record: DomainRecord = signed::decode(WHAT, LABEL, root, bytes)?;
+        if record.restore.is_empty() || !record.restore.is_sorted_by(|one, next| one.epoch < next.epoch) {
+            return Err(FormatError::damaged(WHAT, "its restore keys are not in order"));
         }
-        read_json(WHAT, signed.body.as_bytes())
+        Ok(record)
     }
-}
-
-fn mac(root: &Secret, body: &str) -> Secret {
-    derive(root, "domain-mac", &[&sha256(body.as_bytes())])
 }
 
 /// The keys that follow from a domain's root.
@@ -90,15 +94,17 @@ mod tests {
             domain: DomainName::new("default").unwrap(),
             epoch: 1,
             created: Timestamp(7),
+            rotation: 0,
             recipients: vec![Recipient::new("primary", [4; 32])],
             root: Vec::new(),
+            restore: vec![RestoreRecord { epoch: 1, public: [5; 32], secret: Vec::new() }],
         };
         let root = Secret::from_bytes([1; 32]);
         let bytes = record.encode(&root);
         assert_eq!(DomainRecord::decode(&bytes, &root).unwrap(), record);
         assert!(DomainRecord::decode(&bytes, &Secret::from_bytes([2; 32])).is_err());
         let text = String::from_utf8(bytes).unwrap();
-        let forged = text.replace("\\\"epoch\\\":1", "\\\"epoch\\\":2");
+        let forged = text.replacen("\\\"epoch\\\":1", "\\\"epoch\\\":2", 1);
         assert_ne!(forged, text);
         assert!(matches!(DomainRecord::decode(forged.as_bytes(), &root), Err(FormatError::Unsealed { .. })));
     }

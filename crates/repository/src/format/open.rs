@@ -1,7 +1,7 @@
 //! What a session and a source say of themselves: source record, session keys, and the open record.
 
 use breakwater_core::{Attempt, DomainName, JobId, SessionId, SnapshotId, SourceUid, Timestamp};
-use breakwater_crypto::SealedSecret;
+use breakwater_crypto::Seal;
 use serde::{Deserialize, Serialize};
 
 use super::manifest::SnapshotSession;
@@ -23,15 +23,18 @@ pub struct SourceRecord {
     pub created: Timestamp,
 }
 
-/// The secret of a session, for those who may open it.
+/// The secret of a session, for the holder of the domain's restore key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionKeys {
     /// The session.
     pub session: SessionId,
     /// When it began.
     pub created: Timestamp,
-    /// The session secret, sealed to each recipient.
-    pub secret: Vec<SealedSecret>,
+    /// The epoch of the restore key that the secret is sealed to.
+    pub epoch: u32,
+    /// The session secret.
+    #[serde(flatten)]
+    pub secret: Seal,
 }
 
 /// What a session is about to do. While it is open, what it names must not go away.

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use breakwater_core::{RepositoryId, SessionId, SourceUid};
-use breakwater_crypto::{Purpose, Secret, Suite, seal_for_all};
+use breakwater_crypto::{Secret, Suite};
 
 use super::pack_writer::PackWriter;
 use super::writer::ObjectWriter;
 use crate::error::RepositoryError;
-use crate::format::open::SessionKeys;
 use crate::format::pack::{KeyKind, PackId, PackKey};
 use crate::format::record::RecordKind;
 use crate::format::{FormatError, ObjectName};
@@ -33,7 +32,7 @@ struct Shared {
 }
 
 impl SessionKey {
-    /// Makes a session secret and stores it sealed to the recipients. Durable when this answers.
+    /// Makes a session secret and stores it sealed to the domain's restore key. Durable when this answers.
     pub async fn create(
         repository: &Repository,
         writer: &dyn ObjectWriter,
@@ -42,11 +41,7 @@ impl SessionKey {
         repository.check_writable()?;
         let session = repository.new_session();
         let secret = Secret::generate(repository.entropy().as_ref());
-        let purpose = Purpose::SessionSecret { repository: repository.id(), source, session };
-        let sealed = seal_for_all(repository.recipients(), &purpose, &secret, repository.entropy().as_ref()).map_err(
-            |source| RepositoryError::Key { what: "the session secret cannot be sealed".to_owned(), source },
-        )?;
-        let record = SessionKeys { session, created: repository.now(), secret: sealed };
+        let record = repository.seal_session(source, session, &secret)?;
         let name = ObjectName::SessionKeys(source, session);
         let bytes = repository.seal_record(source, RecordKind::SessionKeys, &name, &record)?;
         writer.create_all(&name, bytes.into()).await?;

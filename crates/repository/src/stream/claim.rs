@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use breakwater_core::{Clock, Entropy, Generation, SessionId};
 use breakwater_crypto::Secret;
-use breakwater_crypto::recipient::Recipient;
 use breakwater_storage::Payload;
 
 use super::StreamError;
 use super::keys::{StreamKeys, salt};
+use crate::Repository;
 use crate::format::ObjectName;
 use crate::format::log::{Continues, StreamClaim};
 use crate::format::record::RecordKind;
@@ -22,7 +22,8 @@ use crate::regions::RegionSet;
 pub(super) struct Surroundings {
     pub(super) regions: RegionSet,
     pub(super) keys: StreamKeys,
-    pub(super) recipients: Vec<Recipient>,
+    /// Seals session secrets.
+    pub(super) repository: Repository,
     pub(super) facts: serde_json::Value,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
@@ -42,8 +43,7 @@ impl Surroundings {
     pub(super) async fn new_session(&self) -> Result<Session, StreamError> {
         let now = self.clock.now();
         let session = Session { id: SessionId::v7(now, &*self.entropy), secret: Secret::generate(&*self.entropy) };
-        let (name, payload) =
-            self.keys.seal_session(session.id, &session.secret, &self.recipients, now, &*self.entropy)?;
+        let (name, payload) = self.keys.seal_session(&self.repository, session.id, &session.secret)?;
         self.regions.create(&name.to_string(), payload, self.patience).await?;
         Ok(session)
     }

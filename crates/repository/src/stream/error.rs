@@ -1,8 +1,8 @@
 //! What can go wrong with a stream.
 
 use breakwater_core::{ErrorClass, LogPosition, SessionId};
-use breakwater_crypto::SealError;
 
+use crate::RepositoryError;
 use crate::format::FormatError;
 use crate::format::names::LogRange;
 use crate::regions::RegionError;
@@ -29,7 +29,7 @@ pub enum StreamError {
         session: SessionId,
         /// Why not.
         #[source]
-        source: SealError,
+        source: Box<RepositoryError>,
     },
     /// The source sent other bytes than are stored.
     #[error(
@@ -117,6 +117,10 @@ impl StreamError {
             StreamError::Spool { source, .. } => source.as_ref().map_or(ErrorClass::Unavailable, ErrorClass::of_io),
             StreamError::Missing { .. } => ErrorClass::NotFound,
         }
+    }
+
+    pub(crate) fn secret(session: SessionId) -> impl FnOnce(RepositoryError) -> StreamError {
+        move |source| StreamError::Keys { session, source: Box::new(source) }
     }
 
     pub(crate) fn format(name: &impl ToString) -> impl FnOnce(FormatError) -> StreamError {

@@ -4,14 +4,12 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use breakwater_core::{Entropy, RepositoryId, SessionId, SourceUid, Timestamp};
-use breakwater_crypto::recipient::{Purpose, Recipient, RecipientSecret, seal_for_all};
+use breakwater_core::{Entropy, RepositoryId, SessionId, SourceUid};
 use breakwater_crypto::{Secret, Suite};
 use breakwater_storage::Payload;
 
 use super::StreamError;
 use crate::format::ObjectName;
-use crate::format::open::SessionKeys;
 use crate::format::record::{RecordKey, RecordKind};
 use crate::regions::RegionSet;
 use crate::{Repository, RepositoryError};
@@ -36,7 +34,7 @@ impl StreamKeys {
             repository: repository.id(),
             source,
             suite: repository.suite(),
-            id_key: repository.id_key().clone(),
+            id_key: repository.id_key_of(source).clone(),
             structure: repository.structure_key(source),
         }
     }
@@ -45,23 +43,18 @@ impl StreamKeys {
         RecordKey { repository: self.repository, structure: &self.structure }
     }
 
-    /// The record that gives `secret` to the recipients.
+    /// The record that gives `secret` to those who may open the domain.
     pub(crate) fn seal_session(
         &self,
+        repository: &Repository,
         session: SessionId,
         secret: &Secret,
-        recipients: &[Recipient],
-        now: Timestamp,
-        entropy: &dyn Entropy,
     ) -> Result<(ObjectName, Payload), StreamError> {
-        let purpose = Purpose::SessionSecret { repository: self.repository, source: self.source, session };
-        let sealed = seal_for_all(recipients, &purpose, secret, entropy)
-            .map_err(|source| StreamError::Keys { session, source })?;
-        let record = SessionKeys { session, created: now, secret: sealed };
+        let record = repository.seal_session(self.source, session, secret).map_err(StreamError::secret(session))?;
         let name = ObjectName::SessionKeys(self.source, session);
         let bytes = self
             .record()
-            .seal(self.suite, RecordKind::SessionKeys, salt(entropy), &name, &record)
+            .seal(self.suite, RecordKind::SessionKeys, repository.salt(), &name, &record)
             .map_err(StreamError::format(&name))?;
         Ok((name, Payload::from(bytes)))
     }
@@ -81,43 +74,51 @@ pub trait SecretSource: Send + Sync + Debug {
     async fn secret(&self, session: SessionId) -> Result<Secret, StreamError>;
 }
 
-/// Session secrets opened with a recipient's key.
+/// Session secrets opened with the key that the repository was opened with.
 #[derive(Debug)]
-struct RecipientSecrets {
+struct OpenedSecrets {
     regions: RegionSet,
-    keys: StreamKeys,
-    recipient: RecipientSecret,
+    source: SourceUid,
+    repository: Repository,
     known: Mutex<HashMap<SessionId, Secret>>,
 }
 
 impl StreamKeys {
-    /// Opens the session secrets of this source with the recipient's key that `repository` was opened with.
+    /// Opens the session secrets of this source with the key that `repository` was opened with.
     pub fn secrets(
         &self,
         repository: &Repository,
         regions: &RegionSet,
     ) -> Result<Arc<dyn SecretSource>, RepositoryError> {
-        let recipient = repository.recipient("reading the log")?.secret.clone();
-        let (regions, keys) = (regions.clone(), self.clone());
-        Ok(Arc::new(RecipientSecrets { regions, keys, recipient, known: Mutex::default() }))
+        repository.needs_content("reading the log")?;
+        let (regions, repository) = (regions.clone(), repository.clone());
+        Ok(Arc::new(OpenedSecrets { regions, source: self.source, repository, known: Mutex::default() }))
     }
 }
 
 #[async_trait::async_trait]
-impl SecretSource for RecipientSecrets {
+impl SecretSource for OpenedSecrets {
     async fn secret(&self, session: SessionId) -> Result<Secret, StreamError> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&session).cloned();
         if let Some(secret) = known {
             return Ok(secret);
         }
-        let name = ObjectName::SessionKeys(self.keys.source, session);
-        let bytes = self.regions.get(&name.to_string()).await?;
-        let record: SessionKeys =
-            self.keys.record().open(RecordKind::SessionKeys, &name, &bytes).map_err(StreamError::format(&name))?;
-        let purpose = Purpose::SessionSecret { repository: self.keys.repository, source: self.keys.source, session };
-        let secret =
-            self.recipient.open(&purpose, &record.secret).map_err(|source| StreamError::Keys { session, source })?;
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(session, secret.clone());
-        Ok(secret)
+        let mut first = None;
+        for name in self.repository.session_key_names(self.source, session) {
+            let opened = async {
+                let bytes = self.regions.get(&name.to_string()).await?;
+                let keys = self.repository.decode_session_keys(self.source, session, &name, &bytes);
+                let keys = keys.map_err(StreamError::format(&name))?;
+                self.repository.unseal_session(self.source, &keys).map_err(StreamError::secret(session))
+            };
+            match opened.await {
+                Ok(secret) => {
+                    self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(session, secret.clone());
+                    return Ok(secret);
+                }
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.expect("a session's keys have at least one name"))
     }
 }

@@ -80,7 +80,7 @@ impl StreamWriter {
         let around = Surroundings {
             regions: regions.clone(),
             keys: StreamKeys::of(repository, source),
-            recipients: repository.recipients().to_vec(),
+            repository: repository.clone(),
             facts: serde_json::Value::Object(facts),
             clock,
             entropy,

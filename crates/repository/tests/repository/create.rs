@@ -27,8 +27,8 @@ async fn every_key_opens_what_was_created() {
     assert_eq!(ids.len(), 2);
     assert_ne!(ids[0], ids[1]);
     let names = lab.spots[0].names().await;
-    assert_eq!(names, ["repo/descriptor", "repo/domain/default/1", "repo/region"]);
-    for name in ["repo/descriptor", "repo/domain/default/1"] {
+    assert_eq!(names, ["repo/descriptor", "repo/domain/default/1", "repo/recipients/1", "repo/region"]);
+    for name in ["repo/descriptor", "repo/domain/default/1", "repo/recipients/1"] {
         let [one, other] = [0, 1].map(|at| lab.spots[at].inside());
         assert_eq!(one.get(name).await.unwrap(), other.get(name).await.unwrap(), "{name}");
     }
@@ -137,7 +137,7 @@ async fn a_region_joins_and_an_interrupted_join_goes_on() {
     let joined = lab.repository.join(place()).await.unwrap();
     assert_eq!(joined.regions().len(), 2);
     let id = joined.regions()[1].id();
-    for name in ["repo/descriptor", "repo/domain/default/1"] {
+    for name in ["repo/descriptor", "repo/domain/default/1", "repo/recipients/1"] {
         assert_eq!(spot.inside().get(name).await.unwrap(), lab.spots[0].inside().get(name).await.unwrap());
     }
     spot.inside().delete("repo/descriptor").await.unwrap();

@@ -1,0 +1,187 @@
+//! From a recipient's key to the keys of every domain.
+//!
+//! Invariant: nothing is believed that the repository's root does not authenticate, and the root is believed because the
+//! descriptor, which the key file pins, commits to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use breakwater_core::DomainName;
+use breakwater_crypto::{Purpose, RecipientKey, RecipientSecret, Secret};
+use bytes::Bytes;
+
+use super::ring::{DomainRing, OpenedDomain, Opener, RestoreKey, Ring};
+use crate::error::{Cause, RepositoryError, Trouble};
+use crate::format::descriptor::Descriptor;
+use crate::format::domain::{DomainKeys, DomainRecord};
+use crate::format::recipients::RecipientsRecord;
+use crate::format::{FormatError, ObjectName};
+use crate::region::{self, Region};
+
+/// The key objects that the regions have.
+pub(crate) struct KeyObjects<'a> {
+    /// The lists of recipients, by number.
+    pub(crate) recipients: BTreeMap<u32, Vec<&'a Arc<Region>>>,
+    /// The records of each domain, by epoch.
+    pub(crate) domains: BTreeMap<DomainName, BTreeMap<u32, Vec<&'a Arc<Region>>>>,
+    /// Regions that did not answer.
+    pub(crate) silent: Vec<Cause>,
+}
+
+impl<'a> KeyObjects<'a> {
+    /// Asks all regions.
+    pub(crate) async fn look(regions: &'a [Arc<Region>]) -> Self {
+        let mut found = KeyObjects { recipients: BTreeMap::new(), domains: BTreeMap::new(), silent: Vec::new() };
+        let lists = regions.iter().map(|region| async move { (region, region.names("repo/").await) });
+        for (region, listed) in futures::future::join_all(lists).await {
+            let names = match listed {
+                Ok(names) => names,
+                Err(trouble) => {
+                    found.silent.push(region.cause(trouble));
+                    continue;
+                }
+            };
+            for (name, _) in names {
+                match ObjectName::parse(&name) {
+                    Some(ObjectName::Recipients(number)) => found.recipients.entry(number).or_default().push(region),
+                    Some(ObjectName::Domain { domain, epoch }) => {
+                        found.domains.entry(domain).or_default().entry(epoch).or_default().push(region);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        found
+    }
+}
+
+impl Ring {
+    /// Opens what `key` opens.
+    pub(crate) async fn open(
+        key: RecipientKey,
+        descriptor: &Descriptor,
+        regions: &[Arc<Region>],
+    ) -> Result<Self, RepositoryError> {
+        let objects = KeyObjects::look(regions).await;
+        let opener = open_recipients(key, descriptor, &objects).await?;
+        let mut domains = Vec::new();
+        let mut causes = Vec::new();
+        for (name, epochs) in &objects.domains {
+            match open_domain(&opener, name, epochs, &mut causes).await? {
+                Some(domain) => domains.push(domain),
+                None => tracing::warn!(domain = %name, "the domain cannot be opened"),
+            }
+        }
+        if domains.is_empty() {
+            causes.extend(objects.silent);
+            return Err(RepositoryError::Unreadable { name: "repo/domain/".to_owned(), causes });
+        }
+        Ok(Ring::of_recipient(opener, domains))
+    }
+}
+
+/// Finds the newest list of recipients that is authentic and has this key.
+async fn open_recipients(
+    key: RecipientKey,
+    descriptor: &Descriptor,
+    objects: &KeyObjects<'_>,
+) -> Result<Opener, RepositoryError> {
+    let mut causes = Vec::new();
+    // Lists without this key: whether they are authentic shows once the root is known.
+    let mut without: Vec<Bytes> = Vec::new();
+    for (number, holders) in objects.recipients.iter().rev() {
+        let name = ObjectName::Recipients(*number);
+        for region in holders {
+            let opened = async {
+                let bytes = region::get(region.place(), &name).await?;
+                let opened = RecipientsRecord::open(&bytes, descriptor.repository, &descriptor.root, &key.secret)?;
+                if let Some((record, _)) = &opened
+                    && record.number != *number
+                {
+                    return Err(Trouble::Format(FormatError::damaged(
+                        "list of recipients",
+                        "it lies under another name",
+                    )));
+                }
+                Ok((bytes, opened))
+            };
+            match opened.await {
+                Ok((_, Some((recipients, root)))) => {
+                    let later = without.iter().find_map(|bytes| RecipientsRecord::decode(bytes, &root).ok());
+                    return match later {
+                        None => Ok(Opener { key, root, recipients }),
+                        Some(later) => Err(RepositoryError::Removed { name: key.name, since: later.created }),
+                    };
+                }
+                Ok((bytes, None)) => without.push(bytes),
+                Err(trouble) => causes.push(region.cause(trouble)),
+            }
+        }
+    }
+    if !without.is_empty() && causes.is_empty() {
+        return Err(RepositoryError::NotRecipient { name: key.name });
+    }
+    causes.extend(
+        objects
+            .silent
+            .iter()
+            .map(|cause| Cause { region: cause.region.clone(), trouble: Trouble::Unusable(cause.trouble.to_string()) }),
+    );
+    Err(RepositoryError::Unreadable { name: "repo/recipients/".to_owned(), causes })
+}
+
+/// Opens the newest record of a domain that this key opens. `None`: there is none yet, or all that there are are damaged.
+async fn open_domain(
+    opener: &Opener,
+    name: &DomainName,
+    epochs: &BTreeMap<u32, Vec<&Arc<Region>>>,
+    causes: &mut Vec<Cause>,
+) -> Result<Option<DomainRing>, RepositoryError> {
+    for (epoch, holders) in epochs.iter().rev() {
+        let object = ObjectName::Domain { domain: name.clone(), epoch: *epoch };
+        for region in holders {
+            let read = async {
+                let record = DomainRecord::decode(&region::get(region.place(), &object).await?, &opener.root)?;
+                if (&record.domain, record.epoch) != (name, *epoch) {
+                    return Err(Trouble::Format(FormatError::damaged("domain record", "it lies under another name")));
+                }
+                Ok(record)
+            };
+            match read.await {
+                Ok(record) if record.recipients.iter().any(|one| one.id == opener.key.id()) => {
+                    return unlock(record, &opener.key).map(Some);
+                }
+                // A recipient that is not in this record yet: a change of keys was interrupted.
+                Ok(_) => {
+                    let why = format!(
+                        "`{object}` is not sealed to key `{}` yet; hint: a change of keys was interrupted, run it again \
+                         with another key",
+                        opener.key.name
+                    );
+                    causes.push(region.cause(Trouble::Unusable(why)));
+                }
+                Err(trouble) => causes.push(region.cause(trouble)),
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Opens everything in a domain's record.
+fn unlock(record: DomainRecord, key: &RecipientKey) -> Result<DomainRing, RepositoryError> {
+    let failed = |source| RepositoryError::Key {
+        what: format!("the keys of domain `{}` cannot be opened with key `{}`", record.domain, key.name),
+        source,
+    };
+    let (repository, domain) = (record.repository, record.domain.as_str());
+    let purpose = Purpose::DomainRoot { repository, epoch: record.epoch, domain };
+    let root: Secret = key.secret.open(&purpose, &record.root).map_err(failed)?;
+    let mut restore = Vec::new();
+    for one in &record.restore {
+        let purpose = Purpose::RestoreKey { repository, epoch: one.epoch, domain };
+        let secret = RecipientSecret::from_secret(key.secret.open(&purpose, &one.secret).map_err(failed)?);
+        restore.push(RestoreKey { epoch: one.epoch, public: one.public, secret: Some(secret) });
+    }
+    let (name, keys) = (record.domain.clone(), DomainKeys::of_root(&root));
+    Ok(DomainRing { name, keys, restore, opened: Some(OpenedDomain { record, root }) })
+}

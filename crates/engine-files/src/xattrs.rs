@@ -1,0 +1,97 @@
+//! Extended attributes, ACLs and capabilities among them, without opening what carries them.
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::path::Path;
+
+use rustix::fs::{lgetxattr, llistxattr};
+use rustix::io::Errno;
+
+/// All attributes of one entry at most; the file systems that keep more are exotic.
+const TOTAL_MAX: usize = 1 << 20;
+
+/// The kernel's own bounds for a list of names and for one value.
+const KERNEL_MAX: usize = 64 << 10;
+
+/// Attributes as name and value, sorted by name.
+pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Reads attributes through `/proc`, which leads to a directory that is open already, so nothing on the way is looked up
+/// again.
+#[derive(Debug)]
+pub(crate) struct XattrReader {
+    buffer: Vec<u8>,
+    /// Whether `/proc` is there.
+    usable: bool,
+}
+
+impl XattrReader {
+    pub(crate) fn new() -> XattrReader {
+        XattrReader { buffer: vec![0; KERNEL_MAX], usable: Path::new("/proc/self/fd").is_dir() }
+    }
+
+    /// Whether attributes can be read at all.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.usable
+    }
+
+    /// The attributes of `name` in `directory`, which is not followed.
+    pub(crate) fn read(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<Xattrs, Errno> {
+        if !self.usable {
+            return Ok(Vec::new());
+        }
+        let path = format!("/proc/self/fd/{}/", directory.as_raw_fd());
+        let path = [path.as_bytes(), name.to_bytes()].concat();
+        let listed = match llistxattr(path.as_slice(), self.buffer.as_mut_slice()) {
+            Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
+            Ok(length) => self.buffer.get(..length).unwrap_or_default().to_vec(),
+            Err(error) => return Err(error),
+        };
+        let (mut found, mut total) = (Xattrs::new(), 0);
+        for name in listed.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+            match lgetxattr(path.as_slice(), name, self.buffer.as_mut_slice()) {
+                Ok(length) => {
+                    total += name.len() + length;
+                    if total > TOTAL_MAX {
+                        return Err(Errno::TOOBIG);
+                    }
+                    found.push((name.to_vec(), self.buffer.get(..length).unwrap_or_default().to_vec()));
+                }
+                // Removed meanwhile, or listed by a file system that does not show it to us.
+                Err(Errno::NODATA | Errno::NOTSUP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        found.sort();
+        found.dedup_by(|one, other| one.0 == other.0);
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd as _;
+
+    use rustix::fs::{XattrFlags, setxattr};
+
+    use super::*;
+
+    #[test]
+    fn attributes_are_read_by_name_and_links_are_not_followed() {
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = directory.path().join("f");
+        std::fs::write(&path, "x").unwrap();
+        setxattr(&path, "user.b", b"2\0\xFF", XattrFlags::empty()).expect("the test's file system keeps attributes");
+        setxattr(&path, "user.a", b"", XattrFlags::empty()).unwrap();
+        std::os::unix::fs::symlink("f", directory.path().join("l")).unwrap();
+        let open = File::open(directory.path()).unwrap();
+        let mut reader = XattrReader::new();
+        let found: Xattrs = reader.read(open.as_fd(), c"f").unwrap();
+        let ours: Vec<_> = found.into_iter().filter(|(name, _)| name.starts_with(b"user.")).collect();
+        assert_eq!(ours, [(b"user.a".to_vec(), Vec::new()), (b"user.b".to_vec(), b"2\0\xFF".to_vec())]);
+        let of_link = reader.read(open.as_fd(), c"l").unwrap();
+        assert!(of_link.iter().all(|(name, _)| !name.starts_with(b"user.")));
+        assert_eq!(reader.read(open.as_fd(), c"none").unwrap_err(), Errno::NOENT);
+    }
+}

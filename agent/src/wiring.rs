@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use breakwater_core::{Clock, Name};
 use breakwater_engine::{Engine, EngineError, EngineErrorKind, Restorer};
+use breakwater_engine_files::{FilesEngine, FilesRestorer, FilesSettings, Root};
 use breakwater_engine_postgres::connection::ConnectionSettings;
 use breakwater_engine_postgres::wal::{SegmentSize, WalFileName};
 use breakwater_engine_postgres::{PostgresEngine, PostgresRestorer, PostgresSettings, Protect};
@@ -59,6 +60,39 @@ struct SqliteSection {
     path: PathBuf,
 }
 
+/// The `files` section.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FilesSection {
+    paths: Vec<FilesPath>,
+    #[serde(default)]
+    exclude: Vec<String>,
+    #[serde(default)]
+    exclude_from: Vec<PathBuf>,
+    #[serde(default)]
+    include: Vec<String>,
+    #[serde(default = "yes")]
+    defaults: bool,
+    #[serde(default = "yes")]
+    one_file_system: bool,
+    #[serde(default = "yes")]
+    cache_tags: bool,
+    #[serde(default)]
+    no_dump: bool,
+    max_file_size: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum FilesPath {
+    Plain(PathBuf),
+    Named { path: PathBuf, name: String },
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// The engine of kind `kind` for the source `name`. Copies that an engine makes lie below `scratch`.
 pub fn engine(
     kind: &str,
@@ -79,8 +113,41 @@ pub fn engine(
             let engine = Arc::new(SqliteEngine::new(settings, Arc::clone(clock)));
             Ok(Wired { engine, gives_way: GivesWay::Archive })
         }
+        breakwater_engine_files::KIND => {
+            let settings = files_settings(name, settings_json, scratch)?;
+            let engine = Arc::new(FilesEngine::new(settings, Arc::clone(clock)));
+            Ok(Wired { engine, gives_way: GivesWay::Archive })
+        }
         _ => Err(unknown(kind)),
     }
+}
+
+/// Why `path` is in the backups of a source of kind `kind`, or is not. Blocking.
+pub fn explain(
+    kind: &str,
+    name: &str,
+    settings_json: &str,
+    scratch: &Path,
+    path: &str,
+) -> Result<serde_json::Value, AgentError> {
+    if kind != breakwater_engine_files::KIND {
+        return Err(AgentError::Refused(format!(
+            "source `{name}` is of kind `{kind}`, which has no rules for paths (hint: only sources of files have)"
+        )));
+    }
+    let settings = files_settings(name, settings_json, scratch)?;
+    let explained = breakwater_engine_files::explain(&settings, path);
+    let explained = explained.map_err(AgentError::engine(format!("explaining a path of source `{name}`")))?;
+    serde_json::to_value(explained).map_err(|error| AgentError::Defect(format!("an explanation is no JSON: {error}")))
+}
+
+/// Directories that a source of kind `kind` protects.
+pub fn directories_of(kind: &str, settings_json: &str) -> Vec<PathBuf> {
+    if kind != breakwater_engine_files::KIND {
+        return Vec::new();
+    }
+    let Ok(section) = serde_json::from_str::<FilesSection>(settings_json) else { return Vec::new() };
+    section.paths.into_iter().map(|path| path.split().0).collect()
 }
 
 /// A PostgreSQL server that runs on this host.
@@ -113,6 +180,7 @@ pub fn restorer(kind: &str, programs: Option<&Path>) -> Result<Arc<dyn Restorer>
             Ok(Arc::new(PostgresRestorer { program_directory: programs, ..PostgresRestorer::default() }))
         }
         breakwater_engine_sqlite::KIND => Ok(Arc::new(SqliteRestorer)),
+        breakwater_engine_files::KIND => Ok(Arc::new(FilesRestorer)),
         _ => Err(unknown(kind)),
     }
 }
@@ -224,6 +292,51 @@ fn postgres_settings(name: &str, section: PostgresSection) -> Result<(PostgresSe
     Ok((settings, gives_way))
 }
 
+impl FilesPath {
+    /// Where it is, and the name it is shown under, where one is said.
+    fn split(self) -> (PathBuf, Option<String>) {
+        match self {
+            FilesPath::Plain(path) => (path, None),
+            FilesPath::Named { path, name } => (path, Some(name)),
+        }
+    }
+}
+
+fn files_settings(name: &str, settings_json: &str, scratch: &Path) -> Result<FilesSettings, AgentError> {
+    let section: FilesSection = section(name, settings_json)?;
+    let mut roots = Vec::new();
+    for one in section.paths {
+        let (path, shown) = one.split();
+        let root = match shown {
+            Some(shown) => Some(Root { name: shown, path: path.clone() }),
+            None => Root::named_by_path(path.clone()),
+        };
+        roots.push(root.ok_or_else(|| {
+            AgentError::Invalid(format!(
+                "source `{name}`: {} has no last part to be shown under (hint: paths: [{{path: /, name: root}}])",
+                path.display()
+            ))
+        })?);
+    }
+    let mut settings = FilesSettings::new(name, roots, scratch);
+    settings.exclude = section.exclude;
+    settings.exclude_from = section.exclude_from;
+    settings.include = section.include;
+    settings.defaults = section.defaults;
+    settings.one_file_system = section.one_file_system;
+    settings.cache_tags = section.cache_tags;
+    settings.no_dump = section.no_dump;
+    settings.max_file_size = section.max_file_size;
+    settings.own = vec![own_directory(scratch)];
+    Ok(settings)
+}
+
+/// The agent's data directory, of which `scratch` is a part: its keys and spools are never backed up.
+fn own_directory(scratch: &Path) -> PathBuf {
+    let scratch_of_all = scratch.ancestors().find(|above| above.ends_with("scratch"));
+    scratch_of_all.and_then(Path::parent).unwrap_or(scratch).to_owned()
+}
+
 fn unknown(kind: &str) -> AgentError {
     AgentError::Refused(format!("this agent has no engine `{kind}` (hint: update the agent)"))
 }
@@ -243,6 +356,9 @@ mod tests {
         let wired = make("postgres", json).unwrap();
         assert_eq!((wired.engine.kind(), wired.gives_way), ("postgres", GivesWay::Database));
         assert_eq!(make("sqlite", r#"{"path":"/a.db"}"#).unwrap().engine.kind(), "sqlite");
+        assert_eq!(make("files", r#"{"paths":["/a",{"path":"/","name":"all"}]}"#).unwrap().engine.kind(), "files");
+        assert!(make("files", r#"{"paths":["/"]}"#).unwrap_err().to_string().contains("name: root"));
+        assert_eq!(own_directory(Path::new("/var/lib/b/scratch/7")), Path::new("/var/lib/b"));
         assert!(make("sqlite", "{}").unwrap_err().to_string().contains("path"));
         assert!(make("oracle", "{}").is_err());
     }

@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("state", &["core", "runtime"]),
     ("engine-postgres", &["core", "runtime", "engine"]),
     ("engine-sqlite", &["core", "runtime", "engine"]),
+    ("engine-files", &["core", "engine"]),
     ("pipeline", &["core", "runtime", "crypto", "storage", "repository", "engine"]),
     ("proto", &["core"]),
     ("testkit", &["core"]),
@@ -39,8 +40,11 @@ const IMPURE_WORDS: &[&str] =
 const IMPURE_CRATES: &[&str] = &["tokio", "tonic", "getrandom", "rand", "rustix", "hyper"];
 
 /// Only `wiring.rs` of a program, and tests, may name these.
-const CONCRETE: &[(&str, &str)] =
-    &[("breakwater_engine_postgres", "crates/engine-postgres"), ("breakwater_engine_sqlite", "crates/engine-sqlite")];
+const CONCRETE: &[(&str, &str)] = &[
+    ("breakwater_engine_postgres", "crates/engine-postgres"),
+    ("breakwater_engine_sqlite", "crates/engine-sqlite"),
+    ("breakwater_engine_files", "crates/engine-files"),
+];
 
 /// Why the edge from one crate to another must not be, if so.
 fn edge_fault(from: &str, to: &str, dev: bool) -> Option<String> {

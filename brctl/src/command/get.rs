@@ -132,7 +132,7 @@ fn declared(object: &Value) -> Value {
 
 /// Adds what tables show of a spec in one cell.
 fn with_digest(mut object: Value) -> Value {
-    let engine = ["postgres", "sqlite"].into_iter().find(|engine| !object["spec"][engine].is_null());
+    let engine = ["postgres", "sqlite", "files"].into_iter().find(|engine| !object["spec"][engine].is_null());
     let regions: Vec<Value> = object["spec"]["regions"]
         .as_array()
         .map(|regions| {

@@ -23,7 +23,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Inputs of one short run.
-const ITERATIONS: usize = 1500;
+const ITERATIONS: usize = 4000;
 
 /// How many inputs a run makes.
 pub fn iterations() -> usize {

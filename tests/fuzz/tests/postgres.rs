@@ -1,5 +1,7 @@
 //! What a PostgreSQL server or its files hand over.
 
+#![allow(clippy::cast_possible_truncation, reason = "seeds are small")]
+
 use breakwater_core::{Lsn, TimelineId, Timestamp};
 use breakwater_engine_postgres::Facts;
 use breakwater_engine_postgres::connection::ConnectionSettings;

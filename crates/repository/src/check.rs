@@ -363,7 +363,7 @@ impl Side {
                     self.held = Some(manifest);
                 }
             }
-            Content::Tombstone(..) | Content::Other => {}
+            Content::Other => {}
         }
     }
 

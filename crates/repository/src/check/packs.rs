@@ -49,7 +49,6 @@ pub(crate) struct BadFrame {
 /// What was found in one object.
 #[derive(Debug, Default)]
 pub(crate) struct Examined {
-    pub(crate) pack: Option<PackId>,
     pub(crate) footer: Footer,
     /// Where the footer begins.
     pub(crate) footer_at: u64,
@@ -64,9 +63,10 @@ pub(crate) struct Examined {
 }
 
 impl Examined {
-    /// Whether nothing is wrong.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.bad.is_empty() && self.flaws.is_empty()
+    /// What is wrong with the object itself, in one line: not with the way to it.
+    pub(crate) fn damage(&self) -> Option<String> {
+        let unsteady = |flaw: &CheckError| matches!(flaw, CheckError::Unsteady(_));
+        if self.bad.is_empty() && self.flaws.iter().all(unsteady) { None } else { self.summary() }
     }
 
     /// All that is wrong in one line; none when nothing is.
@@ -107,13 +107,8 @@ pub(crate) async fn examine(
     let (kind, pack) = expected(name, &header)?;
     let described = check_log_footer(name, &footer)?;
     let keys = Keys::open(frames, kind, pack, &header, &footer).await?;
-    let mut examined = Examined {
-        pack: Some(pack),
-        footer,
-        footer_at: trailer.offset,
-        bytes: HEADER_LENGTH as u64,
-        ..Examined::default()
-    };
+    let mut examined =
+        Examined { footer, footer_at: trailer.offset, bytes: HEADER_LENGTH as u64, ..Examined::default() };
     if depth == Depth::Ends {
         return Ok(examined);
     }

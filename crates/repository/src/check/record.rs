@@ -1,6 +1,6 @@
 //! Understanding the small objects: what is sealed as one record, and what belongs to the repository itself.
 
-use breakwater_core::{SessionId, SnapshotId};
+use breakwater_core::SessionId;
 
 use super::report::CheckError;
 use crate::error::Trouble;
@@ -25,8 +25,6 @@ pub(crate) enum Content {
     Keys(SessionId),
     /// A committed session.
     Manifest(Box<Manifest>),
-    /// The end of this session.
-    Tombstone(SnapshotId, SessionId),
     /// Something else.
     Other,
 }
@@ -117,10 +115,7 @@ fn read_of_source(repository: &Repository, name: &ObjectName, bytes: &[u8]) -> R
         (ObjectName::History(..), RecordKind::History) => true,
         (ObjectName::Tombstone(_, snapshot, session), RecordKind::Tombstone) => {
             let tombstone: Tombstone = read_json(WHAT, &json)?;
-            if (tombstone.snapshot, tombstone.session) == (*snapshot, *session) {
-                return Ok(Content::Tombstone(*snapshot, *session));
-            }
-            false
+            (tombstone.snapshot, tombstone.session) == (*snapshot, *session)
         }
         (ObjectName::Moved { .. }, RecordKind::Moved) => {
             read_json::<Moved>(WHAT, &json)?.check(name)?;

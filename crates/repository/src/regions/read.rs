@@ -45,6 +45,29 @@ impl RegionSet {
         self.read(name, 0, |storage, name| async move { storage.get(&name).await }).await
     }
 
+    /// What `decode` makes of the object in the first region where it makes anything of it: damage in one region is no
+    /// answer while another one has the object whole. Where none can be decoded, the first error of `decode`.
+    pub async fn get_with<T, E>(
+        &self,
+        name: &str,
+        decode: impl Fn(&[u8]) -> Result<T, E>,
+    ) -> Result<Result<T, E>, RegionError> {
+        let first = match decode(&self.get(name).await?) {
+            Ok(value) => return Ok(Ok(value)),
+            Err(error) => error,
+        };
+        for handle in self.handles() {
+            let get = tokio::time::timeout(self.set.options.put_timeout, handle.storage.get(name));
+            if let Ok(Ok(bytes)) = get.await
+                && let Ok(value) = decode(&bytes)
+            {
+                tracing::warn!(object = name, region = %handle.name, "damaged in another region, taken from this one");
+                return Ok(Ok(value));
+            }
+        }
+        Ok(Err(first))
+    }
+
     /// Exactly the bytes of `range`.
     pub async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, RegionError> {
         let length = range.end.saturating_sub(range.start);

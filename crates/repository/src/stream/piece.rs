@@ -13,6 +13,7 @@ use crate::format::pack::{
     Footer, FooterFrame, FrameContent, HEADER_LENGTH, KeyKind, PackKey, TRAILER_LENGTH, Trailer,
 };
 use crate::format::{Class, Codec, FormatError, ObjectName, PackId};
+use crate::region::{READ_DEADLINE, within};
 use crate::regions::RegionSet;
 
 /// Log bytes in one frame.
@@ -128,15 +129,31 @@ pub(crate) struct PieceFooter {
 }
 
 impl PieceFooter {
-    /// Reads the end of the object `name` from any region.
+    /// Reads the end of the object `name` from the first region where it can be used.
     pub(crate) async fn load(regions: &RegionSet, keys: &StreamKeys, name: &str) -> Result<PieceFooter, StreamError> {
         let (mut tail, size) = regions.get_tail(name, FOOTER_GUESS).await?;
-        let trailer = Trailer::decode(&tail, size).map_err(StreamError::format(&name))?;
-        let wanted = u64::from(trailer.length) + TRAILER_LENGTH as u64;
-        if wanted > tail.len() as u64 {
-            tail = regions.get_tail(name, wanted).await?.0;
+        let first = match Trailer::decode(&tail, size).map_err(StreamError::format(&name)) {
+            Ok(trailer) => {
+                let wanted = u64::from(trailer.length) + TRAILER_LENGTH as u64;
+                if wanted > tail.len() as u64 {
+                    tail = regions.get_tail(name, wanted).await?.0;
+                }
+                match PieceFooter::decode(keys, name, &tail, size) {
+                    Ok(footer) => return Ok(footer),
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        // Damage in one region is no answer while another one has the object whole.
+        for handle in regions.handles() {
+            let Ok(object) = within(READ_DEADLINE, handle.storage.get(name)).await else { continue };
+            if let Ok(footer) = PieceFooter::decode(keys, name, &object, object.len() as u64) {
+                tracing::warn!(object = name, region = %handle.name, "damaged in another region, taken from this one");
+                return Ok(footer);
+            }
         }
-        PieceFooter::decode(keys, name, &tail, size)
+        Err(first)
     }
 
     /// Reads the footer at the end of `tail`, the last bytes of an object of `size` bytes.

@@ -150,14 +150,15 @@ impl StreamView {
             let Some(name @ ObjectName::StreamClaim(_, generation, session)) = ObjectName::parse(&object.name) else {
                 continue;
             };
-            let bytes = regions.get(&object.name).await?;
-            let claim = keys.record().open(RecordKind::StreamClaim, &name, &bytes);
+            let claim =
+                regions.get_with(&object.name, |bytes| keys.record().open(RecordKind::StreamClaim, &name, bytes));
+            let claim = claim.await?;
             view.claims.insert((generation, session), claim.map_err(StreamError::format(&name))?);
         }
         for object in histories.objects {
             let Some(ObjectName::History(_, branch)) = ObjectName::parse(&object.name) else { continue };
-            let bytes = regions.get(&object.name).await?;
-            view.histories.insert(branch, BranchHistory::open(keys, branch, &bytes)?);
+            let history = regions.get_with(&object.name, |bytes| BranchHistory::open(keys, branch, bytes)).await?;
+            view.histories.insert(branch, history?);
         }
         view.branches = effective(&view.succession(), &view.pieces);
         Ok(view)

@@ -230,6 +230,8 @@ async fn begin(
     let session = BackupSession::begin(repository, &writer, source.uid, intent)
         .await
         .map_err(doing("opening a session in the repository"))?;
+    // It may have been deleted a moment ago; then nothing may refer to it.
+    let base = base.filter(|base| session.intent().bases.iter().any(|named| named.session == base.session));
     // Only now: a fenced session is no longer found as unfinished, so what it left behind must be named in a session of
     // this attempt's own before, or it would be uploaded again should this attempt be cut off here.
     let reason = format!("attempt {} of job {} takes over", context.attempt, context.id);

@@ -101,8 +101,8 @@ impl Repository {
         }
     }
 
-    /// The tombstones of `source` that the regions in `order` show. An error only when none answers. Their names say it
-    /// all: who can write one has the right to delete.
+    /// The tombstones of `source` that the regions in `order` show, by their names alone: the garbage collection opens them
+    /// before it heeds them. An error only when no region answers.
     pub async fn tombstones(&self, order: &ReadOrder, source: SourceUid) -> Result<Tombstones, RepositoryError> {
         let names = self.names(order, &ObjectName::meta_prefix(source, "snap")).await?;
         let mut tombstones = Tombstones { sessions: BTreeMap::new(), silent: names.silent };

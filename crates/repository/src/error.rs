@@ -256,6 +256,9 @@ pub enum RepositoryError {
         /// What the source says.
         found: String,
     },
+    /// The directory for files of this run cannot be used.
+    #[error("cannot write into the scratch directory; hint: give one with room")]
+    Scratch(#[source] std::io::Error),
     /// It is not known whether the session is committed: it may be, and must not be taken for either.
     #[error(
         "session {session} is neither committed nor fenced yet ({detail}); hint: commit again once the regions answer"
@@ -293,7 +296,7 @@ impl RepositoryError {
             RepositoryError::Write(source) => source.class(),
             RepositoryError::Format { source, .. } => source.class(),
             RepositoryError::Key { source, .. } => source.class(),
-            RepositoryError::Undecided { .. } => ErrorClass::Unavailable,
+            RepositoryError::Undecided { .. } | RepositoryError::Scratch(_) => ErrorClass::Unavailable,
         }
     }
 

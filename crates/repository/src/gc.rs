@@ -11,6 +11,25 @@
 //! needed, no content is opened. Memory does not grow with the repository.
 //!
 //! The log of a source (segments, tails, claims, histories) is not touched.
+//!
+//! Reading order: this page, [`round`], [`everywhere`], [`condemn`], [`census`], [`marking`] (with [`live`] and [`spill`]),
+//! [`listing`], [`sweep`] and [`verdicts`], [`deleting`], [`repack`] and [`moved_packs`]. The model in
+//! `tests/gc_model.rs` checks these steps in this order.
+
+mod census;
+mod condemn;
+mod deleting;
+mod everywhere;
+mod listing;
+pub mod live;
+mod marking;
+mod moved_packs;
+mod pace;
+mod repack;
+mod round;
+pub mod spill;
+pub mod sweep;
+mod verdicts;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -134,6 +153,27 @@ pub struct GcReport {
 }
 
 impl GcReport {
+    fn new(source: SourceUid, dry_run: bool) -> GcReport {
+        let none = Figure::default();
+        GcReport {
+            source,
+            dry_run,
+            outcome: GcOutcome::Done,
+            snapshots: 0,
+            tombstones: 0,
+            fenced: Vec::new(),
+            pins: Vec::new(),
+            packs: none,
+            deleted: none,
+            repacked: none,
+            moved: none,
+            records: none,
+            unknown: none,
+            unknown_names: Vec::new(),
+            strays: none,
+        }
+    }
+
     /// Bytes that one region has less afterwards.
     pub const fn freed(&self) -> u64 {
         (self.deleted.bytes + self.repacked.bytes + self.records.bytes).saturating_sub(self.moved.bytes)
@@ -148,8 +188,7 @@ impl Repository {
     /// references are damaged in every region; the error names it), whatever else stops a round. Nothing that is needed
     /// is deleted in any case. A region that is away is an [outcome](GcOutcome::Away).
     pub async fn gc_source(&self, source: SourceUid, options: &GcOptions) -> Result<GcReport, RepositoryError> {
-        let _ = (source, options);
-        Err(RepositoryError::Refused("this build does not collect garbage yet".to_owned()))
+        round::run(self, source, options).await
     }
 
     /// A round over each source, one after the other. A source that fails does not stop the next one.

@@ -1,6 +1,7 @@
 //! Sessions: one writer's open write of one snapshot. A session ends in a commit or in nothing.
 //!
-//! Order on write: session keys, open record, packs, manifest. Each step is durable before the next one begins.
+//! Order on write: session keys, open record, a look for tombstones of what it names, packs, manifest. Each step is durable
+//! before the next one begins.
 //!
 //! Reading order: this page (begin), [`keys`], [`pack_writer`], [`writer`], [`commit`], [`fence`], [`settle`], [`resume`].
 
@@ -12,7 +13,9 @@ pub mod resume;
 pub mod settle;
 pub mod writer;
 
-use breakwater_core::{Attempt, JobId, SessionId, SnapshotId, SourceUid, Timestamp};
+use std::collections::BTreeSet;
+
+use breakwater_core::{Attempt, JobId, RegionId, SessionId, SnapshotId, SourceUid, Timestamp};
 use tokio::sync::Mutex;
 
 use crate::error::RepositoryError;
@@ -62,12 +65,40 @@ impl BackupSession {
     /// Begins: makes the session secret, stores it sealed to the recipients, then says what the session is about to do.
     /// Nothing of it may be written before both are durable: without the keys no pack could be read, without the open
     /// record what it refers to could go away.
+    ///
+    /// Then it looks whether something that it named was deleted meanwhile: either the garbage collection has seen the
+    /// open record, or this sees the tombstone. What is deleted is left out, so [`intent`](Self::intent) may name fewer
+    /// bases and sessions than the caller did, and only those may be referred to.
     pub async fn begin(
         repository: &Repository,
         writer: &dyn ObjectWriter,
         source: SourceUid,
-        intent: SessionIntent,
+        mut intent: SessionIntent,
     ) -> Result<BackupSession, RepositoryError> {
+        loop {
+            let (session, held) = Self::open(repository, writer, source, intent.clone()).await?;
+            let gone = session.deleted_meanwhile(&held).await?;
+            if gone.is_empty() {
+                return Ok(session);
+            }
+            tracing::info!(session = %session.id(), deleted = gone.len(), "what the session refers to was deleted; it begins anew");
+            let reason = "something that it refers to was deleted";
+            if let Err(error) = repository.fence(writer, source, (intent.snapshot, session.id()), reason).await {
+                // It holds nothing; as long as it stays open, it only keeps others from being deleted.
+                tracing::warn!(error = %breakwater_core::Chain(&error), "a session that is not needed stays open");
+            }
+            intent.bases.retain(|base| !gone.contains(&base.session));
+            intent.adopts.retain(|session| !gone.contains(session));
+        }
+    }
+
+    /// Answers also which regions hold the open record.
+    async fn open(
+        repository: &Repository,
+        writer: &dyn ObjectWriter,
+        source: SourceUid,
+        intent: SessionIntent,
+    ) -> Result<(BackupSession, Vec<RegionId>), RepositoryError> {
         let key = SessionKey::create(repository, writer, source).await?;
         let started = repository.now();
         let record = OpenRecord {
@@ -81,9 +112,28 @@ impl BackupSession {
         };
         let name = ObjectName::Open(source, key.id());
         let bytes = repository.seal_record(source, RecordKind::Open, &name, &record)?;
-        writer.create_all(&name, bytes.into()).await?;
+        let durability = writer.create_all(&name, bytes.into()).await?;
         let sealed = Mutex::new(None);
-        Ok(BackupSession { repository: repository.clone(), source, key, intent, started, sealed })
+        let session = BackupSession { repository: repository.clone(), source, key, intent, started, sealed };
+        Ok((session, durability.held))
+    }
+
+    /// The sessions named in the intent that have a tombstone in a region that holds the open record. Any such region
+    /// will do: the garbage collection goes on only when tombstones are in every region, and lists open records in every
+    /// region after that.
+    async fn deleted_meanwhile(&self, held: &[RegionId]) -> Result<BTreeSet<SessionId>, RepositoryError> {
+        let mut named: BTreeSet<SessionId> = self.intent.bases.iter().map(|base| base.session).collect();
+        named.extend(self.intent.adopts.iter().copied());
+        if named.is_empty() {
+            return Ok(named);
+        }
+        let regions = self.repository.regions().iter();
+        let held = regions.filter(|region| region.id().is_some_and(|id| held.contains(&id)));
+        let held: Vec<&str> = held.map(|region| region.name()).collect();
+        let order = self.repository.read_order().narrowed(|region| held.contains(&region));
+        let tombstones = self.repository.tombstones(&order, self.source).await?;
+        named.retain(|session| tombstones.sessions.contains_key(session));
+        Ok(named)
     }
 
     /// The session.

@@ -1,4 +1,4 @@
-"""Sections 2 and 3 of docs/format.md: derivation of keys, HPKE in base mode, chunk ids, AEAD, and CRC-32C.
+"""Sections 2 and 3 of docs/format.md: derivation of keys, HPKE in base mode, suites, and CRC-32C.
 
 HPKE is written out from RFC 9180 over X25519, HMAC-SHA256 and ChaCha20-Poly1305, so that the page needs no library.
 """
@@ -10,13 +10,15 @@ import sys
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from blake3 import keyed_hash
 from errors import Broken, need
 
 HPKE_SUITE = "x25519-hkdf-sha256-chacha20poly1305"
-SUITE_STANDARD = 1
+STANDARD, FAST, NIST = 1, 2, 3
+SUITES = {"standard": STANDARD, "fast": FAST, "nist": NIST}
 ZERO_NONCE = bytes(12)
 
 
@@ -40,14 +42,17 @@ def derive(key, label, context=b""):
     return hmac_sha256(key, b"breakwater/v1/" + label.encode() + b"\x00" + context + b"\x01")
 
 
-def chunk_id(id_key, chunk_class, plain):
-    return hmac_sha256(id_key, bytes([chunk_class]) + u64be(len(plain)) + plain)
+def chunk_id(suite, id_key, chunk_class, plain):
+    size = bytes([chunk_class]) + u64be(len(plain))
+    return keyed_hash(id_key, plain + size) if suite == FAST else hmac_sha256(id_key, size + plain)
 
 
-def open_aead(key, nonce, sealed, aad, what):
+def open_aead(suite, key, nonce, sealed, aad, what):
     """The plaintext of `sealed` (ciphertext and tag)."""
+    need(suite in SUITES.values(), f"{what}: a suite that this reader does not know: {suite}")
+    cipher = ChaCha20Poly1305(key) if suite == STANDARD else AESGCM(key)
     try:
-        return ChaCha20Poly1305(key).decrypt(nonce, bytes(sealed), aad)
+        return cipher.decrypt(nonce, bytes(sealed), aad)
     except InvalidTag:
         raise Broken(f"{what}: it was changed, or sealed with another key") from None
 
@@ -97,7 +102,7 @@ def hpke_open(secret, enc, sealed, info, what):
     secret = labeled_extract(HPKE_SUITE_ID, shared, b"secret", b"")
     key = labeled_expand(HPKE_SUITE_ID, secret, b"key", context, 32)
     nonce = labeled_expand(HPKE_SUITE_ID, secret, b"base_nonce", context, 12)
-    return open_aead(key, nonce, sealed, b"", what)
+    return open_aead(STANDARD, key, nonce, sealed, b"", what)
 
 
 def hpke_info(purpose, context):

@@ -2,39 +2,20 @@
 
 import struct
 
-import zstandard
-
 import crypto
+from chunks import decode
 from crypto import chunk_id, commit_to, crc32c, derive, open_aead, u32be
-from errors import Broken, need
+from errors import need
 from region import parse_json
 
-EXTENT, LEAF, TREE, LOG, LOG_INDEX = 1, 2, 3, 4, 5
+EXTENT, LEAF, TREE, LOG, LOG_INDEX, PAGE_RUN, CHUNK, REFERENCES = 1, 2, 3, 4, 5, 6, 7, 8
 CONTENT, STRUCTURE = 1, 2
 HEADER, FRAME_HEADER, TRAILER = 128, 24, 24
 FRAMES_MAX = 65536
 
 
-def structure_pack(source, session, number):
-    return f"meta/{source}/pack/{session}-{number:08x}"
-
-
-def content_pack(source, session, number):
-    return f"data/{source}/pack/{session}-{number:08x}"
-
-
-def decode(codec, data, plain_length, what):
-    if codec == 0:
-        plain = data
-    elif codec == 1:
-        try:
-            plain = zstandard.ZstdDecompressor().decompress(data, max_output_size=plain_length)
-        except zstandard.ZstdError as error:
-            raise Broken(f"{what}: zstd: {error}") from None
-    else:
-        raise Broken(f"{what}: a codec that this reader does not know: {codec}")
-    need(len(plain) == plain_length, f"{what}: {len(plain)} bytes instead of {plain_length}")
-    return plain
+def pack_name(source, kind, session, number):
+    return f"{'data' if kind == CONTENT else 'meta'}/{source}/pack/{session}-{number:08x}"
 
 
 class Fields:
@@ -67,13 +48,13 @@ class Pack:
 
     def read_header(self):
         fields = Fields(self.raw[:HEADER], f"{self.name}: header")
-        magic, version, suite, self.kind, flags = fields.take("4sBBBB")
+        magic, version, self.suite, self.kind, flags = fields.take("4sBBBB")
         repository, session, self.number, zeros = fields.take("16s16sI4s")
         self.salt, self.commitment, more_zeros, crc = fields.take("32s32s12sI")
         fields.end()
         need(magic == b"BWPK", f"{self.name}: no pack")
         need(crc == crc32c(self.raw[: HEADER - 4]), f"{self.name}: the header's checksum is wrong")
-        need((version, suite, flags) == (1, crypto.SUITE_STANDARD, 0), f"{self.name}: unknown version, suite or flags")
+        need((version, flags) == (1, 0), f"{self.name}: unknown version or flags")
         need(not any(zeros + more_zeros), f"{self.name}: header bytes that must be 0 are not")
         need(repository == self.region.id, f"{self.name}: a pack of another repository")
         self.session = session.hex()
@@ -88,7 +69,8 @@ class Pack:
         need(len(footer) >= 64 + 16 and crc == crc32c(footer), f"{self.name}: the footer's checksum is wrong")
         key = derive(self.region.structure_key(self.source), "footer", footer[:32])
         commit_to(key, footer[32:64], f"{self.name}: footer")
-        plain = open_aead(key, crypto.ZERO_NONCE, footer[64:], self.region.id + self.name.encode(), f"{self.name}: footer")
+        aad, what = self.region.id + self.name.encode(), f"{self.name}: footer"
+        plain = open_aead(self.suite, key, crypto.ZERO_NONCE, footer[64:], aad, what)
 
         fields = Fields(plain, f"{self.name}: footer")
         (count,) = fields.take("I")
@@ -103,10 +85,10 @@ class Pack:
         self.by_offset = {frame["offset"]: frame for frame in self.frames}
 
     def key_of(self, origin):
-        """The key of the pack that a frame was first written to."""
+        """Suite and key of the pack that a frame was first written to."""
         session, number, suite, kind, zeros, salt, commitment = self.origins[origin]
         what = f"{self.name}: origin {session.hex()}-{number:08x}"
-        need(suite == crypto.SUITE_STANDARD and not any(zeros), f"{what}: unknown suite")
+        need(not any(zeros), f"{what}: bytes that must be 0 are not")
         if kind == CONTENT:
             secret = self.region.session_secret(self.source, session.hex())
         else:
@@ -114,7 +96,7 @@ class Pack:
             secret = self.region.structure_key(self.source)
         key = derive(secret, "pack", u32be(number) + salt)
         commit_to(key, commitment, what)
-        return key
+        return suite, key
 
     def chunk(self, frame):
         """The verified plaintext of a frame of the footer."""
@@ -137,9 +119,10 @@ class Pack:
             self.region.id + session + u32be(pack_number) + u32be(number)
             + bytes([frame["class"], frame["codec"]]) + u32be(frame["plain"]) + frame["id"]
         )
-        plain = open_aead(self.key_of(frame["origin"]), bytes(8) + u32be(number), sealed, aad, what)
+        plain = open_aead(*self.key_of(frame["origin"]), bytes(8) + u32be(number), sealed, aad, what)
         plain = decode(frame["codec"], plain, frame["plain"], what)
-        need(chunk_id(self.region.id_key(self.source), frame["class"], plain) == frame["id"], f"{what}: the bytes are not those of its chunk id")
+        found = chunk_id(self.region.suite, self.region.id_key(self.source), frame["class"], plain)
+        need(found == frame["id"], f"{what}: the bytes are not those of its chunk id")
         return plain
 
     def chunk_at(self, offset, chunk_class, named):
@@ -152,12 +135,13 @@ class Pack:
 
 
 class PackCache:
-    """The packs of one source that were opened last."""
+    """The packs of one source that were opened last, and where the frames of packs are that are not there any more."""
 
     def __init__(self, region, source, packs_max=4):
         self.region, self.source, self.packs_max, self.packs = region, source, packs_max, {}
 
-    def get(self, name, session, number, kind):
+    def get(self, session, number, kind):
+        name = pack_name(self.source, kind, session, number)
         if name not in self.packs:
             pack = Pack(self.region, self.source, name)
             need((pack.session, pack.number, pack.kind) == (session, number, kind), f"{name}: the header says another name")
@@ -165,6 +149,31 @@ class PackCache:
                 del self.packs[next(iter(self.packs))]
             self.packs[name] = pack
         return self.packs[name]
+
+    def find(self, session, number, kind, offset):
+        """The pack that holds the frame which references look for at `offset` of this pack, and where it is there."""
+        if self.region.has(pack_name(self.source, kind, session, number)):
+            return self.get(session, number, kind), offset
+        moved = self.moved(session, number, kind, [[session, number], offset], seen=set())
+        need(moved is not None, f"{pack_name(self.source, kind, session, number)}: not in this region, nor moved to another pack")
+        return moved
+
+    def moved(self, session, number, kind, reference, seen):
+        word = "data" if kind == CONTENT else "meta"
+        for name in self.region.names(f"meta/{self.source}/moved/", f"{word}-{session}-{number:08x}."):
+            if name in seen:
+                continue
+            seen.add(name)
+            record = self.region.record(name, self.source, 9)
+            need(name.endswith("." + record["mover"]) and record["pack"] == [session, number], f"{name}: of another pack")
+            for to_session, to_number in record["to"]:
+                if self.region.has(pack_name(self.source, kind, to_session, to_number)):
+                    pack = self.get(to_session, to_number, kind)
+                    if reference in pack.extra.get("from", []):
+                        return pack, pack.frames[pack.extra["from"].index(reference)]["offset"]
+                elif found := self.moved(to_session, to_number, kind, reference, seen):
+                    return found
+        return None
 
 
 def check_packs(region):
@@ -175,7 +184,7 @@ def check_packs(region):
         if len(parts) == 4 and parts[2] == "pack":
             session, number = parts[3].split("-")
             kind = CONTENT if parts[0] == "data" else STRUCTURE
-            pack = PackCache(region, parts[1]).get(name, session, int(number, 16), kind)
+            pack = PackCache(region, parts[1]).get(session, int(number, 16), kind)
             for frame in pack.frames:
                 pack.chunk(frame)
             count += 1

@@ -7,7 +7,10 @@ import crypto
 from crypto import commit_to, derive, hpke_info, hpke_open, open_aead, sha256, u32be
 from errors import Broken, need
 
-RECORD_KINDS = {1: "source", 2: "session keys", 3: "open", 4: "manifest", 5: "fence", 6: "stream claim", 7: "history"}
+RECORD_KINDS = {
+    1: "source", 2: "session keys", 3: "open", 4: "manifest", 5: "fence", 6: "stream claim", 7: "history",
+    8: "tombstone", 9: "moved", 10: "collection", 11: "verified chunks", 12: "hold", 13: "audit",
+}
 
 
 def parse_json(text, what):
@@ -64,15 +67,19 @@ class Region:
         except FileNotFoundError:
             raise Broken(f"{name}: not in this region") from None
 
-    def names(self, prefix):
-        """All objects below `prefix`, which ends with a slash or is empty, in the order of their names."""
+    def has(self, name):
+        return os.path.isfile(self.path(name))
+
+    def names(self, prefix, start=""):
+        """All objects below `prefix`, which ends with a slash or is empty, in the order of their names; those alone whose
+        rest begins with `start`."""
         top, found = self.path(prefix.rstrip("/")) if prefix else self.directory, []
         for directory, below, files in os.walk(top):
             if directory == self.directory:
                 below[:] = [name for name in below if name not in (".tmp", "lost+found")]
             for file in files:
                 found.append(os.path.relpath(os.path.join(directory, file), self.directory).replace(os.sep, "/"))
-        return sorted(found)
+        return sorted(name for name in found if name.startswith(prefix + start))
 
     # --- keys --------------------------------------------------------------------------------------------------------------
 
@@ -89,7 +96,8 @@ class Region:
         )
         unknown = descriptor["features"]["read"]
         need(not unknown, f"repo/descriptor: features that this reader does not know: {unknown}")
-        need(descriptor["suite"] == "standard", f"repo/descriptor: unknown suite: {descriptor['suite']}")
+        self.suite = crypto.SUITES.get(descriptor["suite"])
+        need(self.suite is not None, f"repo/descriptor: unknown suite: {descriptor['suite']}")
         need(descriptor["hpke"] == crypto.HPKE_SUITE, f"repo/descriptor: unknown sealing: {descriptor['hpke']}")
         need(descriptor["repository"] == key["repository"], f"{key_file}: for another repository")
         place = parse_json(self.read("repo/region"), "repo/region")
@@ -203,12 +211,12 @@ class Region:
         """The JSON of the record `name`, which must be of one of `kinds`; its own kind is in the field `kind`."""
         raw = self.read(name)
         need(len(raw) >= 72 + 16 and raw[:4] == b"BWRC", f"{name}: no record")
-        need(raw[4] == 1 and raw[5] == crypto.SUITE_STANDARD, f"{name}: unknown version or suite: {raw[4]}, {raw[5]}")
+        need(raw[4] == 1, f"{name}: unknown version: {raw[4]}")
         need(raw[6] in kinds, f"{name}: a record of kind {RECORD_KINDS.get(raw[6], raw[6])}, which does not belong here")
         need(raw[7] == 0, f"{name}: the byte at 7 must be 0")
         key = derive(self.structure_key(source), "record", raw[8:40])
         commit_to(key, raw[40:72], name)
-        plain = open_aead(key, crypto.ZERO_NONCE, raw[72:], raw[:8] + self.id + name.encode(), name)
+        plain = open_aead(raw[5], key, crypto.ZERO_NONCE, raw[72:], raw[:8] + self.id + name.encode(), name)
         return {**parse_json(plain, name), "kind": raw[6]}
 
     def sources(self):

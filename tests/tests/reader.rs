@@ -16,7 +16,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use breakwater_crypto::Suite;
 use breakwater_repository::FenceOutcome;
+use breakwater_repository::format::Compression;
 use breakwater_repository::format::manifest::Manifest;
 
 use lab::{EXTENT, Lab};
@@ -118,6 +120,19 @@ fn small_tree() -> Tree {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_suite_and_every_codec_is_in_the_document() {
+    let tree = small_tree();
+    let cases = [(Suite::Fast, "lz4"), (Suite::Nist, "xz:1"), (Suite::Standard, "gzip"), (Suite::Standard, "bzip2")];
+    for (suite, word) in cases {
+        let compression: Compression = word.parse().unwrap();
+        let lab = Lab::with(1, suite, compression).await;
+        let manifest = lab.backup(&tree).await.manifest;
+        restored(&lab, &lab.region(0), &manifest).assert_same(&tree);
+        lab.read(&lab.region(0), &["check"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_committed_session_counts_beside_a_fence_and_a_fenced_one_does_not() {
     let lab = Lab::new(2).await;
     let tree = small_tree();
@@ -187,7 +202,7 @@ async fn a_changed_byte_is_an_error() {
         let kind = if parts[0] == "repo" { parts[1] } else { parts[2] };
         kinds.entry((parts[0], kind)).or_insert(name);
     }
-    assert_eq!(kinds.len(), 12, "{kinds:#?}");
+    assert_eq!(kinds.len(), 13, "{kinds:#?}");
     for name in kinds.values() {
         let path = region.join(name);
         let original = std::fs::read(&path).unwrap();

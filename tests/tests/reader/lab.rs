@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use breakwater_core::{Attempt, Clock as _, DomainName, JobId, SessionId, SnapshotId, SourceUid};
+use breakwater_crypto::Suite;
 use breakwater_pipeline::Progress;
 use breakwater_pipeline::backup::{BackupJob, BackupOutcome, run_backup};
+use breakwater_repository::format::Compression;
 use breakwater_repository::format::manifest::{ManifestSource, SnapshotSession};
 use breakwater_repository::format::open::SourceRecord;
 use breakwater_repository::regions::{RegionOptions, RegionSet, Role};
@@ -41,10 +43,16 @@ pub(crate) struct Lab {
     pub(crate) faults: Vec<Fault>,
     pub(crate) set: RegionSet,
     pub(crate) source: SourceUid,
+    compression: Compression,
 }
 
 impl Lab {
     pub(crate) async fn new(regions: usize) -> Lab {
+        Lab::with(regions, Suite::Standard, Compression::default()).await
+    }
+
+    /// A repository of this suite, whose backups are compressed like this.
+    pub(crate) async fn with(regions: usize, suite: Suite, compression: Compression) -> Lab {
         assert_python();
         let dir = tempfile::tempdir().unwrap();
         let (mut places, mut faults) = (Vec::new(), Vec::new());
@@ -58,6 +66,7 @@ impl Lab {
         let options = CreateOptions {
             extent_size: u32::try_from(EXTENT).unwrap(),
             pack_size: 1 << 20,
+            suite,
             ..CreateOptions::default()
         };
         let created = Repository::create(places.clone(), options, clock.clone(), entropy.clone()).await.unwrap();
@@ -66,7 +75,8 @@ impl Lab {
         created.writer_key.write_new(&dir.path().join("writer")).unwrap();
         let writer = Repository::open(places, Access::Writer(created.writer_key), clock, entropy).await.unwrap();
         let set = region_set(&writer);
-        let lab = Lab { dir, fresh: AtomicUsize::new(0), writer, faults, set, source: SourceUid::from_bytes([7; 16]) };
+        let (fresh, source) = (AtomicUsize::new(0), SourceUid::from_bytes([7; 16]));
+        let lab = Lab { dir, fresh, writer, faults, set, source, compression };
         let record = SourceRecord {
             uid: lab.source,
             name: "orders".to_owned(),
@@ -139,7 +149,7 @@ impl Lab {
             scheduled: None,
             base,
             budget: ByteBudget::new(48 << 20),
-            compression: breakwater_repository::format::codec::Compression::default(),
+            compression: self.compression,
             threads: 2,
             read_rate: None,
             scratch: self.dir.path().to_owned(),

@@ -10,6 +10,7 @@ mod delete;
 mod gc;
 pub mod journal;
 pub mod outcome;
+pub mod repair;
 pub mod repository;
 pub mod restore;
 

@@ -31,8 +31,8 @@ fn outcome(name: &str, report: &CheckReport) -> Outcome {
         Verdict::Sound => ("sound", None),
         Verdict::Damaged => {
             let message = format!(
-                "repository `{name}` is damaged: {} (hint: restore from another region with --region; the report names \
-                 every object)",
+                "repository `{name}` is damaged: {} (hint: brctl repository repair {name} puts it again from the regions \
+                 that have it whole; until then restore from another one with --region)",
                 findings(report)
             );
             ("damaged", Some(AgentError::Corrupt(message)))
@@ -59,8 +59,13 @@ fn row(region: &RegionReport) -> Value {
         (Some(_), true) => "unchecked",
         (None, true) => "sound",
     };
-    let findings: Vec<Value> =
-        region.findings.iter().map(|finding| json!({"object": finding.object, "problem": finding.problem})).collect();
+    let findings: Vec<Value> = region
+        .findings
+        .iter()
+        .map(
+            |finding| json!({"object": finding.object, "problem": finding.problem, "meaning": region.meaning(finding)}),
+        )
+        .collect();
     let affected: Vec<Value> = region
         .affected
         .iter()

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::JobContext;
 use super::outcome::Outcome;
-use super::{check, delete, gc};
+use super::{check, delete, gc, repair};
 use crate::error::AgentError;
 use crate::toolbox::Toolbox;
 
@@ -47,8 +47,8 @@ pub fn opens_content(work: &v1::RepositoryWork) -> bool {
 /// Refuses work that this version cannot do, before anything is opened.
 pub fn refuse_unknown(work: &v1::RepositoryWork) -> Result<(), AgentError> {
     match &work.work {
-        Some(Work::Check(_) | Work::Delete(_) | Work::Gc(_)) => Ok(()),
-        Some(Work::Verify(_) | Work::Repair(_)) => {
+        Some(Work::Check(_) | Work::Delete(_) | Work::Gc(_) | Work::Repair(_)) => Ok(()),
+        Some(Work::Verify(_)) => {
             Err(AgentError::Refused(format!("`{}` of a repository is not in this version", work.kind().word())))
         }
         None => Err(AgentError::Refused(
@@ -64,9 +64,8 @@ pub async fn perform(place: &Workplace, work: &v1::RepositoryWork) -> Result<Out
         Some(Work::Check(spec)) => check::perform(place, spec).await,
         Some(Work::Delete(spec)) => delete::perform(place, spec).await,
         Some(Work::Gc(spec)) => gc::perform(place, spec).await,
-        None | Some(Work::Verify(_) | Work::Repair(_)) => {
-            Err(AgentError::Defect("work that was not refused".to_owned()))
-        }
+        Some(Work::Repair(spec)) => repair::perform(place, spec).await,
+        None | Some(Work::Verify(_)) => Err(AgentError::Defect("work that was not refused".to_owned())),
     }
 }
 

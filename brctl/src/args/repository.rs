@@ -131,6 +131,14 @@ pub(crate) struct RepairArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
+    /// Read all data to find damage inside packs too
+    #[arg(long)]
+    pub(crate) read_data: bool,
+
+    /// Only make this region whole, repeated for several
+    #[arg(long = "region", value_name = "REGION")]
+    pub(crate) regions: Vec<String>,
+
     #[command(flatten)]
     pub(crate) work: WorkArgs,
 }

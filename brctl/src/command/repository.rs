@@ -79,7 +79,8 @@ async fn gc(desk: &Desk, args: GcArgs) -> Ended {
 }
 
 async fn repair(desk: &Desk, args: RepairArgs) -> Ended {
-    perform(desk, args.name, Work::Repair(v1::RepairSpec { dry_run: args.dry_run }), args.work).await
+    let RepairArgs { name, dry_run, read_data, regions, work } = args;
+    perform(desk, name, Work::Repair(v1::RepairSpec { dry_run, read_data, regions }), work).await
 }
 
 /// Does `work` on the repository that was named, by an agent or here.

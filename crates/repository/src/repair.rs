@@ -294,7 +294,10 @@ impl<'a> Work<'a> {
                 // What is none of a repository's names is nobody's to mend, and every place has a region record of its own.
                 match ObjectName::parse(&row.name) {
                     None | Some(ObjectName::Region) => {}
-                    Some(name) => self.name(&name, &row, &merge, frames.as_ref()).await,
+                    Some(name) => {
+                        let sound = (0..self.sides.len()).filter(|index| merge.is_sound(*index)).collect();
+                        self.name(&name, &row, &sound, frames.as_ref()).await;
+                    }
                 }
                 self.progress.mended = self.sides.iter().map(|side| side.report.mended_objects).sum();
                 watch(&self.progress);
@@ -309,13 +312,14 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Looks at one name in all regions, and makes it whole where it is wanted.
-    async fn name(&mut self, name: &ObjectName, row: &Row, merge: &Merge, frames: Option<&FrameReader>) {
+    /// Looks at one name in all regions, and makes it whole where it is wanted. What is not in a region whose listing is
+    /// not `sound` may be there.
+    async fn name(&mut self, name: &ObjectName, row: &Row, sound: &BTreeSet<usize>, frames: Option<&FrameReader>) {
         let mut sighted: Vec<Sighted> = Vec::new();
         for (index, side) in self.sides.iter().enumerate().filter(|(_, side)| side.usable) {
             let sight = if row.is_in(index) {
                 sight::look(self.repository, &side.region, name, frames, self.options.read_data).await
-            } else if merge.is_sound(index) {
+            } else if sound.contains(&index) {
                 Sight::Missing
             } else {
                 Sight::Silent("its names could not be listed".to_owned())

@@ -107,7 +107,8 @@ impl SecretSource for OpenedSecrets {
         for name in self.repository.session_key_names(self.source, session) {
             let opened = async {
                 let decode = |bytes: &[u8]| self.repository.decode_session_keys(self.source, session, &name, bytes);
-                let keys = self.regions.get_with(&name.to_string(), decode).await?.map_err(StreamError::format(&name))?;
+                let keys =
+                    self.regions.get_with(&name.to_string(), decode).await?.map_err(StreamError::format(&name))?;
                 self.repository.unseal_session(self.source, &keys).map_err(StreamError::secret(session))
             };
             match opened.await {

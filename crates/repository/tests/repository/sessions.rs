@@ -200,6 +200,7 @@ async fn sessions_can_be_used_from_other_threads() {
     let begin = BackupSession::begin(&lab.repository, &writer, SOURCE, intent(1, 1));
     let session = is_send(begin).await.unwrap();
     drop(is_send(lab.repository.check(&CheckOptions::default())));
+    drop(is_send(lab.repository.repair(&breakwater_repository::RepairOptions::default())));
     let order = lab.order();
     drop(is_send(lab.repository.snapshots(&order, None)));
     drop(is_send(restore(&lab.repository, &order, intent(1, 1).snapshot, session.id())));

@@ -22,24 +22,24 @@ pub(super) async fn perform(place: &Workplace, spec: &v1::CheckSpec) -> Result<O
     let watch = |progress: &CheckProgress| place.progress.read_so_far(progress.bytes_read);
     let checking = place.repository.check_watched(&options, &watch).await;
     let report = checking.map_err(AgentError::repository(format!("checking repository `{}`", place.name)))?;
-    Ok(outcome(&place.name, &report))
+    Ok(outcome(&format!("repository `{}`", place.name), &report))
 }
 
-/// The report as a document, and what it comes to.
-fn outcome(name: &str, report: &CheckReport) -> Outcome {
+/// The report on `what` as a document, and what it comes to.
+pub(super) fn outcome(what: &str, report: &CheckReport) -> Outcome {
     let (verdict, fault) = match report.verdict() {
         Verdict::Sound => ("sound", None),
         Verdict::Damaged => {
             let message = format!(
-                "repository `{name}` is damaged: {} (hint: brctl repository repair {name} puts it again from the regions \
-                 that have it whole; until then restore from another one with --region)",
+                "{what} is damaged: {} (hint: brctl repository repair puts it again from the regions that have it whole; \
+                 until then restore from another one with --region)",
                 findings(report)
             );
             ("damaged", Some(AgentError::Corrupt(message)))
         }
         Verdict::Incomplete => {
             let message = format!(
-                "repository `{name}` could not be checked whole: {} (hint: check again once the region answers)",
+                "{what} could not be checked whole: {} (hint: check again once the region answers)",
                 unchecked(report)
             );
             ("incomplete", Some(AgentError::Unavailable(message)))
@@ -62,9 +62,11 @@ fn row(region: &RegionReport) -> Value {
     let findings: Vec<Value> = region
         .findings
         .iter()
-        .map(
-            |finding| json!({"object": finding.object, "problem": finding.problem, "meaning": region.meaning(finding)}),
-        )
+        .map(|finding| {
+            json!({
+                "object": finding.object, "problem": finding.problem, "meaning": region.meaning(finding),
+            })
+        })
         .collect();
     let affected: Vec<Value> = region
         .affected

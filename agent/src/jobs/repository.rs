@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::JobContext;
 use super::outcome::Outcome;
-use super::{check, delete, gc, repair};
+use super::{check, delete, gc, repair, verify};
 use crate::error::AgentError;
 use crate::toolbox::Toolbox;
 
@@ -40,32 +40,35 @@ pub struct Workplace {
 pub fn opens_content(work: &v1::RepositoryWork) -> bool {
     match &work.work {
         Some(Work::Check(spec)) => spec.read_data,
-        None | Some(Work::Verify(_) | Work::Delete(_) | Work::Gc(_) | Work::Repair(_)) => false,
+        Some(Work::Verify(spec)) => verify::opens_content(spec),
+        // What a recipient alone can prove is mended with its key only.
+        Some(Work::Repair(spec)) => spec.read_data,
+        None | Some(Work::Delete(_) | Work::Gc(_)) => false,
     }
 }
 
-/// Refuses work that this version cannot do, before anything is opened.
+/// Refuses work that this version does not know, before anything is opened.
 pub fn refuse_unknown(work: &v1::RepositoryWork) -> Result<(), AgentError> {
     match &work.work {
-        Some(Work::Check(_) | Work::Delete(_) | Work::Gc(_) | Work::Repair(_)) => Ok(()),
-        Some(Work::Verify(_)) => {
-            Err(AgentError::Refused(format!("`{}` of a repository is not in this version", work.kind().word())))
-        }
-        None => Err(AgentError::Refused(
-            "this version does not know this kind of work on a repository (hint: update it)".to_owned(),
-        )),
+        Some(_) => Ok(()),
+        None => Err(unknown()),
     }
+}
+
+fn unknown() -> AgentError {
+    let text = "this version does not know this kind of work on a repository (hint: update it)";
+    AgentError::Refused(text.to_owned())
 }
 
 /// Does the work, wherever.
 pub async fn perform(place: &Workplace, work: &v1::RepositoryWork) -> Result<Outcome, AgentError> {
-    refuse_unknown(work)?;
     match &work.work {
         Some(Work::Check(spec)) => check::perform(place, spec).await,
+        Some(Work::Verify(spec)) => verify::perform(place, spec).await,
         Some(Work::Delete(spec)) => delete::perform(place, spec).await,
         Some(Work::Gc(spec)) => gc::perform(place, spec).await,
         Some(Work::Repair(spec)) => repair::perform(place, spec).await,
-        None | Some(Work::Verify(_)) => Err(AgentError::Defect("work that was not refused".to_owned())),
+        None => Err(unknown()),
     }
 }
 

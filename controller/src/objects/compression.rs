@@ -1,8 +1,8 @@
 //! The words for how data is compressed, as far as a controller must know them: whether a word is one. Agents know what
 //! they do; a test of `brctl`, which knows both, proves that both take the same words.
 
-/// A codec and the numbers that are levels of it; 0 to 0: it has none.
-const CODECS: [(&str, u32, u32); 5] = [("zstd", 1, 22), ("lz4", 0, 0), ("gzip", 1, 9), ("bzip2", 1, 9), ("xz", 0, 9)];
+/// A codec and its least and highest level; 0 is a level only where it is the least one.
+const CODECS: [(&str, i32, i32); 5] = [("zstd", -7, 19), ("lz4", 1, 1), ("gzip", 1, 9), ("bzip2", 1, 9), ("xz", 0, 9)];
 
 /// What may stand alone, and behind a codec.
 const LEVELS: [&str; 3] = ["low", "medium", "high"];
@@ -23,11 +23,11 @@ pub fn check(word: &str) -> Result<(), String> {
         ));
     };
     let Some(level) = level else { return Ok(()) };
-    if *most == 0 {
-        return Err(format!("`{word}`: {codec} has no levels"));
+    let is_level = |number: i32| (*least..=*most).contains(&number) && (number != 0 || *least == 0);
+    if LEVELS.contains(&level) || level.parse().is_ok_and(is_level) {
+        return Ok(());
     }
-    let fits = LEVELS.contains(&level) || level.parse().is_ok_and(|level: u32| (*least..=*most).contains(&level));
-    if fits { Ok(()) } else { Err(format!("`{word}`: a level of {codec} is {least} to {most}, low, medium or high")) }
+    Err(format!("`{word}`: a level of {codec} is low, medium, high or {least} to {most}"))
 }
 
 #[cfg(test)]
@@ -36,17 +36,30 @@ mod tests {
 
     #[test]
     fn words_are_taken_and_slips_are_named() {
-        for word in
-            ["none", "low", "medium", "high", "zstd", "zstd:19", "zstd:low", "lz4", "gzip:9", "bzip2:high", "xz:0"]
-        {
+        for word in [
+            "none",
+            "low",
+            "medium",
+            "high",
+            "zstd",
+            "zstd:19",
+            "zstd:low",
+            "lz4",
+            "zstd:-7",
+            "lz4:1",
+            "gzip:9",
+            "bzip2:high",
+            "xz:0",
+        ] {
             assert_eq!(check(word), Ok(()), "{word}");
         }
         for (word, said) in [
             ("", "no compression"),
-            ("zstd:", "1 to 22"),
-            ("zstd:23", "1 to 22"),
-            ("zstd:-1", "1 to 22"),
-            ("lz4:3", "no levels"),
+            ("zstd:", "-7 to 19"),
+            ("zstd:20", "-7 to 19"),
+            ("zstd:0", "-7 to 19"),
+            ("gzip:0", "1 to 9"),
+            ("lz4:3", "1 to 1"),
             ("brotli", "`brotli`"),
             ("none:3", "no compression"),
             ("low:3", "no compression"),

@@ -11,6 +11,7 @@
 //! Reading order: this page, [`report`], [`subset`], [`packs`] and [`record`] (one object), [`snapshot`].
 
 pub(crate) mod bytes;
+mod one;
 pub(crate) mod packs;
 pub(crate) mod place;
 pub(crate) mod record;
@@ -40,6 +41,7 @@ use packs::{Depth, Examined};
 use record::Content;
 use snapshot::Walk;
 
+pub use one::{BadLevel, Level, VerifyOptions};
 pub(crate) use report::CheckError;
 pub use report::{Affected, CheckReport, Finding, RegionReport, Verdict};
 pub use subset::Subset;

@@ -160,6 +160,12 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         shell: Shell,
     },
+    /// Writes the manual pages
+    Man {
+        /// Directory for them, made if absent; `man -M` and MANPATH want it called `man1` below theirs
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Prints the version, and the controller's if one is named
     Version,
     /// Serves PostgreSQL's `restore_command` during a restore
@@ -252,6 +258,7 @@ mod tests {
             "--offline --repository /a --key k restore run --latest --target /r",
             "doctor",
             "completion bash",
+            "man --out /x",
             "version",
         ];
         for line in good {

@@ -119,6 +119,7 @@ pub(crate) async fn run(command: Command, settings: Settings) -> Ended {
         Command::Storage(command) => storage::run(&desk, command).await,
         Command::Doctor => doctor::run(&desk).await,
         Command::Completion { shell } => shell::completion(&desk, shell),
+        Command::Man { out } => shell::man(&desk, &out),
         Command::Version => shell::version(&desk).await,
         Command::Demo(args) => demo::run(&desk, args).await,
         Command::Dev(args) => dev::run(&desk, args).await,
@@ -142,5 +143,6 @@ fn works_offline(command: &Command) -> bool {
             )
             | Command::Version
             | Command::Completion { .. }
+            | Command::Man { .. }
     )
 }

@@ -7,6 +7,7 @@ use breakwater_core::{ErrorClass, SessionId, SnapshotId, SourceUid};
 use breakwater_engine::{BackupRequest, BaseFacts, RecoveryRange};
 use breakwater_pipeline::backup::{BackupJob, BackupOutcome, Commit, GateError, LogGate, run_backup};
 use breakwater_proto::v1;
+use breakwater_repository::format::codec::Compression;
 use breakwater_repository::format::manifest::{Manifest, ManifestSource, SnapshotSession};
 use breakwater_repository::{BackupSession, FenceOutcome, Repository, Selector, SessionIntent};
 
@@ -47,6 +48,10 @@ pub(super) async fn run(
             spec.read
         )));
     }
+    let compression = match spec.compression.as_str() {
+        "" => Compression::default(),
+        word => word.parse().map_err(|bad| AgentError::Invalid(format!("{bad}")))?,
+    };
     let snapshot: SnapshotId =
         spec.snapshot_id.parse().map_err(|error| AgentError::Invalid(format!("the snapshot: {error}")))?;
     let source = tools.sources.wait_for(&spec.source_uid, ASSIGNED_PATIENCE).await;
@@ -102,7 +107,7 @@ pub(super) async fn run(
         scheduled: None,
         base: base.map(|base| *base),
         budget: tools.budget.clone(),
-        compression: breakwater_repository::format::codec::Compression::default(),
+        compression,
         threads: 0,
         read_rate: None,
         scratch: tools.scratch.clone(),
@@ -118,7 +123,9 @@ pub(super) async fn run(
     if let (Commit::Committed { .. }, Some(start)) = (&outcome.commit, outcome.manifest.start) {
         source.note_base(start);
     }
-    Ok(Outcome::done(summary(&open, &outcome)))
+    let mut summary = summary(&open, &outcome);
+    summary["compression"] = serde_json::json!(compression);
+    Ok(Outcome::done(summary))
 }
 
 fn refuse_unready(source: &Source, probe: &breakwater_engine::Probe) -> Result<(), AgentError> {

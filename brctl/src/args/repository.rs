@@ -114,6 +114,10 @@ pub(crate) struct GcArgs {
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub(crate) repack_below: u32,
 
+    /// With --offline: the regions that are named are all that the repository has
+    #[arg(long)]
+    pub(crate) all_regions: bool,
+
     /// Also give up unfinished backups of which the controller knows nothing
     #[arg(long)]
     pub(crate) fence_unknown: bool,

@@ -35,3 +35,24 @@ fn refuse_later(args: &BackupArgs) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use breakwater_controller::objects::compression::check;
+    use breakwater_repository::format::codec::Compression;
+
+    /// A controller takes the words for compression without knowing codecs, so its idea of them must be the codecs' own.
+    #[test]
+    fn a_controller_takes_the_words_that_agents_understand() {
+        let codecs = ["none", "zstd", "lz4", "gzip", "bzip2", "xz", "low", "medium", "high", "brotli", "", "ZSTD"];
+        let mut levels: Vec<String> = (-10..=25).map(|level| format!(":{level}")).collect();
+        levels.extend(["", ":", ":low", ":medium", ":high", ":fast", ":1.5", ":+3", ": 3"].map(str::to_owned));
+        let mut taken = 0;
+        for word in codecs.iter().flat_map(|codec| levels.iter().map(move |level| format!("{codec}{level}"))) {
+            let understood = word.parse::<Compression>().is_ok();
+            assert_eq!(check(&word).is_ok(), understood, "{word}");
+            taken += u32::from(understood);
+        }
+        assert!(taken > 50, "{taken}");
+    }
+}

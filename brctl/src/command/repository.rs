@@ -73,7 +73,14 @@ async fn check(desk: &Desk, args: CheckArgs) -> Ended {
 }
 
 async fn gc(desk: &Desk, args: GcArgs) -> Ended {
-    let GcArgs { name, dry_run, repack_below, fence_unknown, work } = args;
+    let GcArgs { name, dry_run, repack_below, all_regions, fence_unknown, work } = args;
+    if let (Some(settings), false, false) = (&desk.settings.offline, dry_run, all_regions) {
+        // What an unfinished backup needs may be known in one region only.
+        let named: Vec<&str> = settings.regions.iter().map(|(name, _)| name.as_str()).collect();
+        let message = format!("only these regions are named: {}; nothing was changed", named.join(", "));
+        return Err(Failure::refused(message)
+            .hint("name every region with --repository, then add --all-regions to say that there is no other"));
+    }
     let spec = v1::GcSpec { dry_run, repack_below, fence_unknown, over: Vec::new() };
     perform(desk, name, Work::Gc(spec), work).await
 }

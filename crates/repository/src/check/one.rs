@@ -103,7 +103,7 @@ impl Repository {
         watch: &(dyn Fn(&CheckProgress) + Send + Sync),
     ) -> Result<CheckReport, RepositoryError> {
         if options.level.opens_content() {
-            self.recipient("reading data")?;
+            self.needs_content("reading data")?;
         }
         for name in &options.regions {
             self.region(name)?;

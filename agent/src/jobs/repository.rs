@@ -41,9 +41,7 @@ pub fn opens_content(work: &v1::RepositoryWork) -> bool {
     match &work.work {
         Some(Work::Check(spec)) => spec.read_data,
         Some(Work::Verify(spec)) => verify::opens_content(spec),
-        // What a recipient alone can prove is mended with its key only.
-        Some(Work::Repair(spec)) => spec.read_data,
-        None | Some(Work::Delete(_) | Work::Gc(_)) => false,
+        None | Some(Work::Delete(_) | Work::Gc(_) | Work::Repair(_)) => false,
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 use breakwater_core::{LogPosition, SourceUid, Timestamp};
 use breakwater_engine::{RecoveryOutcome, RecoveryRequest, RecoveryTarget, Restorer};
 use breakwater_pipeline::Progress;
-use breakwater_pipeline::restore::{RestoreJob, lay_files};
+use breakwater_pipeline::restore::{Onto, OwnerBy, RestoreJob, lay_files};
 use breakwater_repository::stream::{LogReader, SecretSource};
 use breakwater_runtime::ByteBudget;
 use serde::Serialize;
@@ -161,7 +161,9 @@ pub async fn lay(request: &RestoreRequest) -> Result<breakwater_pipeline::restor
         order: request.side.order.clone(),
         manifest: request.plan.manifest.clone(),
         target: request.target.clone(),
+        onto: Onto::Nothing,
         only: request.only.clone(),
+        owner: OwnerBy::default(),
         budget: request.budget.clone(),
         parallel: request.parallel,
         progress: Arc::clone(&request.progress),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use breakwater_core::{Attempt, JobId, SourceUid};
 use breakwater_pipeline::Progress;
 use breakwater_pipeline::backup::{BackupJob, BackupOutcome, run_backup};
-use breakwater_pipeline::restore::{RestoreJob, run_restore};
+use breakwater_pipeline::restore::{Onto, OwnerBy, RestoreJob, run_restore};
 use breakwater_repository::format::manifest::{Manifest, ManifestSource, SnapshotSession};
 use breakwater_repository::regions::{RegionOptions, RegionSet, Role};
 use breakwater_repository::session::{RegionWriter, SessionIntent};
@@ -84,7 +84,9 @@ impl Ours {
             order: self.recipient.read_order(),
             manifest: manifest.clone(),
             target: target.to_owned(),
+            onto: Onto::Nothing,
             only: Vec::new(),
+            owner: OwnerBy::default(),
             budget: ByteBudget::new(BUDGET),
             parallel: 0,
             progress: Arc::new(Progress::default()),

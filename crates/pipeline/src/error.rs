@@ -55,6 +55,23 @@ pub enum PipelineError {
         /// One of the names found in it.
         found: String,
     },
+    /// An unfinished restore lies in the target; nothing was written.
+    #[error(
+        "{} holds an unfinished restore (hint: --resume continues it; or remove the directory)",
+        target.display()
+    )]
+    TargetUnfinished {
+        /// The target.
+        target: PathBuf,
+    },
+    /// What is asked of the target does not fit what lies there; nothing was written.
+    #[error("{}: {why}", target.display())]
+    TargetUnfit {
+        /// The target.
+        target: PathBuf,
+        /// Why, with what to do.
+        why: String,
+    },
     /// There is too little room for the restore; nothing was written.
     #[error(
         "{} has {free} bytes free, but the restore needs {needed} (hint: free some room or restore to another file system)",
@@ -113,7 +130,7 @@ pub enum PipelineError {
     #[error("stopped on request")]
     Cancelled,
     /// A restore failed after it had begun to write.
-    #[error("the restore into {} did not finish; what is there is not usable (hint: remove it and run the restore again)", target.display())]
+    #[error("the restore into {} did not finish; what is there is not usable (hint: --resume continues it; or remove it and run the restore again)", target.display())]
     Incomplete {
         /// The target.
         target: PathBuf,
@@ -150,7 +167,10 @@ impl PipelineError {
             PipelineError::Engine { source, .. } => source.class(),
             PipelineError::Repository { class, .. } => *class,
             PipelineError::Io { source, .. } => ErrorClass::of_io(source),
-            PipelineError::TargetNotEmpty { .. } | PipelineError::NoRoom { .. } => ErrorClass::Refused,
+            PipelineError::TargetNotEmpty { .. }
+            | PipelineError::TargetUnfinished { .. }
+            | PipelineError::TargetUnfit { .. }
+            | PipelineError::NoRoom { .. } => ErrorClass::Refused,
             PipelineError::BadTree { .. } | PipelineError::Lost { .. } => ErrorClass::Corrupt,
             PipelineError::NothingChosen { .. } => ErrorClass::NotFound,
             PipelineError::Budget { .. } => ErrorClass::Invalid,

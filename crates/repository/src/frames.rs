@@ -1,9 +1,9 @@
 //! Reading frames: a few large reads instead of many small ones, every chunk proven by its id before anybody sees it.
 //!
 //! Invariant: bytes that are answered are the chunk that was asked for; what one region has damaged or lost is taken from
-//! the next one.
+//! the next one, and what none has whole from where it has moved to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,9 +13,10 @@ use bytes::Bytes;
 
 use crate::error::{Cause, RepositoryError, Trouble};
 use crate::fetch::{ReadOrder, push_cause, unread};
-use crate::format::pack::{FrameLocation, HEADER_LENGTH, KeyKind, PackHeader, PackId, PackKey};
+use crate::format::pack::{FrameLocation, HEADER_LENGTH, KeyKind, Origin, PackHeader, PackId, PackKey};
 use crate::format::{Class, FormatError, ObjectName};
 use crate::region::Region;
+use crate::relocation::Relocations;
 use crate::repository::Repository;
 
 /// Frames with at most this many bytes between them are read in one go.
@@ -26,6 +27,8 @@ const READ_MAX: u64 = 8 << 20;
 const INLINE_MAX: u64 = 64 << 10;
 /// Keys of packs kept in memory.
 const PACK_KEYS_MAX: usize = 4096;
+/// How often the frames of one pack may have moved on before a reader gives up.
+const HOPS_MAX: usize = 8;
 
 /// Reads the frames of one source's packs. A clone shares the keys.
 #[derive(Clone, Debug)]
@@ -35,6 +38,7 @@ pub struct FrameReader {
     order: ReadOrder,
     structure: Secret,
     cache: Arc<Mutex<Cache>>,
+    relocations: Arc<tokio::sync::Mutex<Relocations>>,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +56,7 @@ impl FrameReader {
             order,
             structure: repository.structure_key(source),
             cache: Arc::default(),
+            relocations: Arc::default(),
         }
     }
 
@@ -74,6 +79,26 @@ impl FrameReader {
         &self.structure
     }
 
+    pub(crate) fn relocations(&self) -> &tokio::sync::Mutex<Relocations> {
+        &self.relocations
+    }
+
+    /// The name of a pack of this source.
+    pub const fn pack_name(&self, kind: KeyKind, pack: PackId) -> ObjectName {
+        match kind {
+            KeyKind::Content => ObjectName::ContentPack(self.source, pack),
+            KeyKind::Structure => ObjectName::StructurePack(self.source, pack),
+        }
+    }
+
+    /// The secret that keys of packs of `session` come from.
+    pub(crate) async fn base_secret(&self, kind: KeyKind, session: SessionId) -> Result<Secret, RepositoryError> {
+        match kind {
+            KeyKind::Structure => Ok(self.structure.clone()),
+            KeyKind::Content => self.session_secret(session).await,
+        }
+    }
+
     /// The secret of `session`; needs a recipient's key.
     pub async fn session_secret(&self, session: SessionId) -> Result<Secret, RepositoryError> {
         if let Some(secret) = self.cache().secrets.get(&session) {
@@ -92,11 +117,7 @@ impl FrameReader {
         pack: PackId,
         locations: &[FrameLocation],
     ) -> Result<Vec<Bytes>, RepositoryError> {
-        let name = match kind {
-            KeyKind::Content => ObjectName::ContentPack(self.source, pack),
-            KeyKind::Structure => ObjectName::StructurePack(self.source, pack),
-        };
-        self.read_named(&name, kind, class, pack, locations).await
+        self.read_named(&self.pack_name(kind, pack), kind, class, pack, locations).await
     }
 
     /// Reads frames of the object `name`, which is a pack, a segment or a tail with the header of `pack`.
@@ -111,10 +132,7 @@ impl FrameReader {
         if locations.iter().any(|location| location.pack != pack) {
             return Err(RepositoryError::Invalid(format!("frames of several packs were asked of `{name}`")));
         }
-        let base = match kind {
-            KeyKind::Structure => self.structure.clone(),
-            KeyKind::Content => self.session_secret(pack.session).await?,
-        };
+        let base = self.base_secret(kind, pack.session).await?;
         let mut chunks: Vec<Option<Bytes>> = vec![None; locations.len()];
         let mut causes = Vec::new();
         for region in self.order.regions() {
@@ -130,8 +148,70 @@ impl FrameReader {
                 break;
             }
         }
+        if chunks.iter().any(Option::is_none) && *name == self.pack_name(kind, pack) {
+            self.read_moved(kind, class, locations, &mut chunks, &mut causes).await;
+        }
         let chunks: Option<Vec<Bytes>> = chunks.into_iter().collect();
         chunks.ok_or_else(|| unread(name.to_string(), causes))
+    }
+
+    /// Fills the chunks that are still missing from the packs that their frames have moved to.
+    async fn read_moved(
+        &self,
+        kind: KeyKind,
+        class: Class,
+        locations: &[FrameLocation],
+        chunks: &mut [Option<Bytes>],
+        causes: &mut Vec<Cause>,
+    ) {
+        let mut places: Vec<PackId> = locations.iter().map(|location| location.pack).collect();
+        for _ in 0..HOPS_MAX {
+            let mut found: BTreeMap<(PackId, PackId), MovedRun> = BTreeMap::new();
+            for (at, place) in places.iter_mut().enumerate() {
+                let (Some(None), Some(location)) = (chunks.get(at), locations.get(at)) else { continue };
+                let relocated = self.relocated(kind, *place, &[(class, location.id)]).await;
+                let relocated = match relocated {
+                    Ok(answers) => answers.into_iter().next().flatten(),
+                    Err(error) => {
+                        let trouble = Trouble::Unusable(format!("where it has moved to: {error}"));
+                        causes.push(Cause { region: "every region".to_owned(), trouble });
+                        None
+                    }
+                };
+                let Some(relocated) = relocated else { continue };
+                *place = relocated.location.pack;
+                let group = found.entry((relocated.location.pack, relocated.origin.pack));
+                let run = group.or_insert_with(|| MovedRun { from: relocated.origin, frames: Vec::new() });
+                run.frames.push((at, relocated.location));
+            }
+            if found.is_empty() {
+                return;
+            }
+            for ((pack, _), MovedRun { from, frames }) in found {
+                let name = self.pack_name(kind, pack);
+                let key = match self.origin_key(&from).await {
+                    Ok(key) => key,
+                    Err(error) => {
+                        let trouble = Trouble::Unusable(format!("the key of `{name}`: {error}"));
+                        causes.push(Cause { region: "every region".to_owned(), trouble });
+                        continue;
+                    }
+                };
+                let (slots, locations): (Vec<usize>, Vec<FrameLocation>) = frames.into_iter().unzip();
+                let mut read = vec![None; locations.len()];
+                for region in self.order.regions() {
+                    self.read_from(region, &name, &key, class, &locations, &mut read, causes).await;
+                    if read.iter().all(Option::is_some) {
+                        break;
+                    }
+                }
+                for (slot, chunk) in slots.into_iter().zip(read) {
+                    if let (Some(slot), Some(chunk)) = (chunks.get_mut(slot), chunk) {
+                        *slot = Some(chunk);
+                    }
+                }
+            }
+        }
     }
 
     /// Fills the chunks that are still missing with what `region` has.
@@ -225,17 +305,25 @@ impl FrameReader {
         base: &Secret,
     ) -> Result<Arc<PackKey>, Trouble> {
         let slot = (kind == KeyKind::Content, pack);
-        if let Some(key) = self.cache().packs.get(&slot) {
-            return Ok(Arc::clone(key));
+        if let Some(key) = self.known_key(slot) {
+            return Ok(key);
         }
         let bytes = self.repository.range_of(region, &name.to_string(), 0..HEADER_LENGTH as u64).await?;
         let key = Arc::new(open_header(&self.repository, kind, pack, base, &bytes)?);
+        self.remember_key(slot, &key);
+        Ok(key)
+    }
+
+    pub(crate) fn known_key(&self, slot: (bool, PackId)) -> Option<Arc<PackKey>> {
+        self.cache().packs.get(&slot).cloned()
+    }
+
+    pub(crate) fn remember_key(&self, slot: (bool, PackId), key: &Arc<PackKey>) {
         let mut cache = self.cache();
         if cache.packs.len() >= PACK_KEYS_MAX {
             cache.packs.clear();
         }
-        cache.packs.insert(slot, Arc::clone(&key));
-        Ok(key)
+        cache.packs.insert(slot, Arc::clone(key));
     }
 
     fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
@@ -256,6 +344,12 @@ pub(crate) fn open_header(
         return Err(FormatError::damaged("pack header", "it is that of another pack"));
     }
     PackKey::open(header, base)
+}
+
+/// Frames that have moved into one pack from one origin, with their places in the caller's list.
+struct MovedRun {
+    from: Origin,
+    frames: Vec<(usize, FrameLocation)>,
 }
 
 /// Frames that are read in one go, with their places in the caller's list.

@@ -3,22 +3,24 @@
 //! Invariant: nothing is written that is not the chunk that the snapshot names, and every range is fetched once per window;
 //! only frames that come back damaged are read again, from another region.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use breakwater_core::Chain;
+use breakwater_repository::format::pack::PackKey;
+use breakwater_repository::{Class, PackId};
 use breakwater_runtime::ByteBudget;
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::content::{Content, Fetched, Opener};
+use super::content::{Content, Fetched, Opener, Place};
+use super::delta;
 use super::plan::Fetch;
 use super::target::Target;
-use super::window::{Planned, Window, WindowFile};
+use super::window::Window;
+use super::write::{Base, Writing};
 use crate::PipelineError;
 use crate::progress::{Kind, Progress};
 
@@ -26,11 +28,8 @@ use crate::progress::{Kind, Progress};
 /// is in the processor's cache.
 const LARGEST: u64 = 2 << 20;
 
-/// Room for the frame being opened: ciphertext, compressed and plain bytes of one chunk.
-const DECODING: u64 = 1 << 20;
-
-/// Files held open at once.
-const OPEN_FILES: usize = 256;
+/// Packs whose place is looked up at once.
+const LOCATING: usize = 64;
 
 /// What a restore's windows share.
 #[derive(Clone)]
@@ -50,70 +49,112 @@ pub(crate) struct Fetcher {
     pub(crate) cancel: CancellationToken,
     /// Threads that write into the target; waited for before the restore ends, however it ends.
     pub(crate) writers: TaskTracker,
-    pub(crate) served: Arc<Served>,
-}
-
-/// Which region delivered how much.
-#[derive(Debug, Default)]
-pub(crate) struct Served {
-    bytes: Mutex<BTreeMap<String, u64>>,
-    damage: Mutex<Vec<String>>,
-}
-
-impl Served {
-    fn add(&self, region: &str, bytes: u64) {
-        let mut all = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        *all.entry(region.to_owned()).or_default() += bytes;
-    }
-
-    fn damaged(&self, text: String) {
-        tracing::warn!("{text}");
-        self.damage.lock().unwrap_or_else(PoisonError::into_inner).push(text);
-    }
-
-    /// Bytes by region, and what was damaged where.
-    pub(crate) fn take(&self) -> (BTreeMap<String, u64>, Vec<String>) {
-        let bytes = std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner));
-        (bytes, std::mem::take(&mut *self.damage.lock().unwrap_or_else(PoisonError::into_inner)))
-    }
-}
-
-/// A window at work.
-struct Job {
-    planned: Planned,
-    files: OpenFiles,
-    fetcher: Fetcher,
+    /// Finished files that get their names last: under which name they wait, and their path.
+    pub(crate) last: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Fetcher {
     /// Restores the content of one window, and finishes the files that are complete with it.
-    pub(crate) async fn restore(&self, window: Window) -> Result<(), PipelineError> {
-        self.progress.read(window.zeros, Kind::Zeros);
-        let planned = window.plan(LARGEST);
-        let files = OpenFiles { target: Arc::clone(&self.target), open: Mutex::default() };
-        let job = Arc::new(Job { planned, files, fetcher: self.clone() });
-        // Threads that write into one file wait for each other, so they begin at different places.
-        let order = interleaved(job.planned.fetches.len(), self.lanes);
-        let fetches = order.into_iter().map(|index| fetch(Arc::clone(&job), index));
-        let all = futures::stream::iter(fetches).buffer_unordered(self.parallel.max(1)).try_collect::<()>();
+    pub(crate) async fn restore(&self, mut window: Window) -> Result<(), PipelineError> {
+        let working = async {
+            let directories = std::mem::take(&mut window.directories);
+            if !directories.is_empty() {
+                let target = Arc::clone(&self.target);
+                self.blocking(move || directories.iter().try_for_each(|path| target.create_directory(path))).await?;
+            }
+            let (mut window, bases) = match self.target.existing {
+                true => delta::compare(self, window).await?,
+                false => (window, Vec::new()),
+            };
+            let (keys, kept) = self.locate(&mut window, &bases).await?;
+            let planned = window.plan(keys, &kept, LARGEST);
+            let count = planned.fetches.len();
+            let job = Arc::new(Writing::new(planned, &kept, bases, self.clone()));
+            // Threads that write into one file wait for each other, so they begin at different places.
+            let order = interleaved(count, self.lanes);
+            let fetches = order.into_iter().map(|index| fetch(Arc::clone(&job), index));
+            futures::stream::iter(fetches).buffer_unordered(self.parallel.max(1)).try_collect::<()>().await?;
+            self.finish(job).await
+        };
         tokio::select! {
             biased;
-            () = self.cancel.cancelled() => return Err(PipelineError::Cancelled),
-            result = all => result?,
+            () = self.cancel.cancelled() => Err(PipelineError::Cancelled),
+            result = working => result,
         }
-        self.finish_files(job).await
     }
 
-    async fn finish_files(&self, job: Arc<Job>) -> Result<(), PipelineError> {
-        let count = job.planned.files.len();
-        let share = count.div_ceil(self.parallel.max(1)).max(1);
-        let parts = (0..count).step_by(share).map(|from| {
-            let job = Arc::clone(&job);
-            self.blocking(move || {
-                let files = job.planned.files.iter().skip(from).take(share);
-                files.filter(|file| file.complete).try_for_each(|file| job.finish_file(file))
-            })
+    /// Finds every pack that is needed and its key; what no region has whole is looked up where it has moved to. Answers the
+    /// keys, and which destinations need no fetch.
+    async fn locate(
+        &self,
+        window: &mut Window,
+        bases: &[Base],
+    ) -> Result<(Vec<Arc<PackKey>>, Vec<bool>), PipelineError> {
+        let mut kept = vec![false; window.destinations.len()];
+        for (file, base) in window.files.iter().zip(bases) {
+            let range = file.destinations.clone();
+            for (slot, is_kept) in kept.get_mut(range).unwrap_or_default().iter_mut().zip(&base.kept) {
+                *slot = *is_kept;
+            }
+        }
+        let mut needed: Vec<PackId> = Vec::new();
+        let mut numbers: HashMap<PackId, usize> = HashMap::new();
+        for (destination, _) in window.destinations.iter().zip(&kept).filter(|(_, kept)| !**kept) {
+            numbers.entry(destination.location.pack).or_insert_with(|| {
+                needed.push(destination.location.pack);
+                needed.len() - 1
+            });
+        }
+        let locating = needed.clone().into_iter().map(|pack| {
+            let content = Arc::clone(&self.content);
+            async move { content.locate(pack).await }
         });
+        let places = locating.collect::<Vec<_>>();
+        let places: Vec<Place> = futures::stream::iter(places).buffered(LOCATING).try_collect().await?;
+        let mut keys: Vec<Arc<PackKey>> = Vec::new();
+        let mut key_of: HashMap<PackId, u32> = HashMap::new();
+        let mut number = |keys: &mut Vec<Arc<PackKey>>, key: Arc<PackKey>| {
+            *key_of.entry(key.header().pack).or_insert_with(|| {
+                keys.push(key);
+                u32::try_from(keys.len() - 1).unwrap_or(u32::MAX)
+            })
+        };
+        for (pack, place) in needed.into_iter().zip(places) {
+            let concerned = window.destinations.iter_mut().zip(&kept);
+            let concerned = concerned.filter(|(one, kept)| !**kept && one.location.pack == pack);
+            match place {
+                Place::Here(key) => {
+                    let key = number(&mut keys, key);
+                    // Most windows have few packs, and this is a comparison of numbers.
+                    concerned.for_each(|(destination, _)| destination.key = key);
+                }
+                Place::Nowhere(causes) => {
+                    let mut concerned: Vec<_> = concerned.map(|(destination, _)| destination).collect();
+                    let wanted: Vec<_> = concerned.iter().map(|one| (one.class, one.location.id)).collect();
+                    let found = self.content.relocated(pack, &wanted).await?;
+                    let Some(found) = found.into_iter().collect::<Option<Vec<_>>>() else {
+                        return Err(self.content.unreadable(pack, causes));
+                    };
+                    for (destination, moved) in concerned.iter_mut().zip(found) {
+                        let key = self.content.origin_key(&moved.origin).await?;
+                        destination.key = number(&mut keys, key);
+                        destination.location = moved.location;
+                    }
+                }
+            }
+        }
+        Ok((keys, kept))
+    }
+
+    /// Finishes files that nothing was fetched for: empty ones, those of zeros only, and those that were right before.
+    async fn finish(&self, job: Arc<Writing>) -> Result<(), PipelineError> {
+        let left = job.unfinished();
+        let share = left.len().div_ceil(self.lanes.max(1)).max(1);
+        let mut parts = Vec::new();
+        for part in left.chunks(share) {
+            let (job, part) = (Arc::clone(&job), part.to_vec());
+            parts.push(self.blocking(move || part.into_iter().try_for_each(|file| job.finish_idle(file))));
+        }
         futures::future::try_join_all(parts).await.map(drop)
     }
 
@@ -127,6 +168,15 @@ impl Fetcher {
             Err(error) => Err(PipelineError::Defect(format!("a thread of a restore: {error}"))),
         }
     }
+
+    /// Bytes of the target that are as they must be.
+    pub(crate) fn done(&self, bytes: u64, kind: Kind) {
+        self.progress.read(bytes, kind);
+    }
+
+    pub(crate) fn opener(&self) -> Opener {
+        self.openers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
 }
 
 /// The numbers below `count`, each once, as `lanes` runs side by side.
@@ -136,33 +186,46 @@ fn interleaved(count: usize, lanes: usize) -> Vec<usize> {
     (0..length).flat_map(lane_of).map(|(lane, step)| lane * length + step).filter(|index| *index < count).collect()
 }
 
-async fn fetch(job: Arc<Job>, index: usize) -> Result<(), PipelineError> {
+async fn fetch(job: Arc<Writing>, index: usize) -> Result<(), PipelineError> {
     let fetcher = job.fetcher.clone();
-    let Some(Fetch { pack, range, .. }) = job.planned.fetches.get(index).cloned() else { return Ok(()) };
+    let Some(Fetch { pack, range, needs }) = job.planned.fetches.get(index).cloned() else { return Ok(()) };
     let pack = job.planned.packs.get(pack as usize).copied();
     let pack = pack.ok_or_else(|| PipelineError::Defect("a range of no pack".to_owned()))?;
-    let permit = fetcher.budget.acquire(range.end - range.start + DECODING).await;
-    let fetched = fetcher.content.fetch(pack, range.clone()).await?;
-    let region = fetched.region.clone();
-    fetcher.served.add(&region, range.end - range.start);
-    fetcher.progress.stored(range.end - range.start);
-    let opening = Arc::clone(&fetcher.opening).acquire_owned().await;
-    let opening = opening.map_err(|_| PipelineError::Defect("the turns of a restore are gone".to_owned()))?;
-    let damaged = fetcher.blocking({
-        let job = Arc::clone(&job);
-        move || {
-            let _turn = opening;
-            job.write(index, fetched)
+    let largest = job.planned.needs.get(needs.clone()).unwrap_or_default().iter().map(|need| need.extent);
+    let largest = largest.filter_map(|extent| job.planned.destinations.get(extent as usize));
+    let largest = largest.map(|destination| u64::from(destination.location.plain)).max().unwrap_or(0);
+    // Ciphertext, and room for one chunk after compression was undone.
+    let permit = fetcher.budget.acquire(range.end - range.start + largest).await;
+    let (damaged, region) = match fetcher.content.fetch(pack, range.clone()).await {
+        Ok(fetched) => {
+            let region = fetched.region;
+            fetcher.content.supply.served(region, range.end - range.start);
+            fetcher.progress.stored(range.end - range.start);
+            (write(&job, index, fetched).await?, Some(region))
         }
-    });
-    for (need, why) in damaged.await? {
-        let location = job.planned.destinations.get(need).map(|destination| destination.location);
-        let location = location.ok_or_else(|| PipelineError::Defect("an extent of no file".to_owned()))?;
-        fetcher
-            .served
-            .damaged(format!("chunk {} in pack {} of region {region} is damaged: {why}", location.id, location.pack));
-        let (plain, rescuer) = fetcher.content.rescue(&location, &region).await?;
-        fetcher.served.add(&rescuer, u64::from(location.stored));
+        // It went away while the restore runs: each of its chunks is looked for where it may be now.
+        Err(causes) => {
+            tracing::warn!(%pack, "no region delivers a range any more; looking for its chunks one by one");
+            let needs = job.planned.needs.get(needs).unwrap_or_default();
+            let why = fetcher.content.unreadable(pack, causes);
+            let why = Chain(&why).to_string();
+            (needs.iter().map(|need| (need.extent as usize, why.clone())).collect(), None)
+        }
+    };
+    for (need, why) in damaged {
+        let wanted = job.planned.destinations.get(need).copied();
+        let wanted = wanted.ok_or_else(|| PipelineError::Defect("an extent of no file".to_owned()))?;
+        let (location, class) = (wanted.location, wanted.class);
+        if let Some(region) = region {
+            let name = fetcher.content.supply.region(region).map_or("", |region| region.name());
+            let text = format!("chunk {} in pack {pack} of region {name} is damaged: {why}", location.id);
+            fetcher.content.supply.damaged(region, pack, text);
+        }
+        let key = job.planned.keys.get(wanted.key as usize).cloned();
+        let key = key.ok_or_else(|| PipelineError::Defect("a chunk without a key".to_owned()))?;
+        let (plain, rescuer) = fetcher.content.rescue(&location, class, key, region).await?;
+        fetcher.content.supply.served(rescuer, u64::from(location.stored));
+        fetcher.progress.stored(u64::from(location.stored));
         let job = Arc::clone(&job);
         fetcher.blocking(move || job.write_chunk(need, &plain)).await?;
     }
@@ -170,78 +233,22 @@ async fn fetch(job: Arc<Job>, index: usize) -> Result<(), PipelineError> {
     Ok(())
 }
 
-impl Job {
-    /// Opens and writes all that one range serves. Answers the destinations whose frames are damaged, and why.
-    fn write(&self, index: usize, mut fetched: Fetched) -> Result<Vec<(usize, String)>, PipelineError> {
-        let mut damaged = Vec::new();
-        let Some(fetch) = self.planned.fetches.get(index) else { return Ok(damaged) };
-        let needs = self.planned.needs.get(fetch.needs.clone()).unwrap_or_default();
-        let openers = || self.fetcher.openers.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = openers().pop();
-        let mut opener = kept.unwrap_or_default();
-        // Needs of the same frame are neighbours; it is opened once.
-        for same in needs.chunk_by(|one, other| one.offset == other.offset) {
-            if self.fetcher.cancel.is_cancelled() {
-                return Err(PipelineError::Cancelled);
-            }
-            let destinations = || same.iter().map(|need| need.extent as usize);
-            let location = destinations().next().and_then(|first| self.planned.destinations.get(first));
-            let Some(location) = location.map(|found| found.location) else { continue };
-            match self.fetcher.content.open(&mut fetched, &location, &mut opener) {
-                Ok(plain) => destinations().try_for_each(|destination| self.write_chunk(destination, plain))?,
-                Err(error) => {
-                    let why = Chain(&error).to_string();
-                    damaged.extend(destinations().map(|destination| (destination, why.clone())));
-                }
-            }
-        }
-        openers().push(opener);
-        Ok(damaged)
-    }
-
-    fn write_chunk(&self, destination: usize, plain: &[u8]) -> Result<(), PipelineError> {
-        let Some(destination) = self.planned.destinations.get(destination) else { return Ok(()) };
-        let Some(file) = self.planned.files.get(destination.file as usize) else { return Ok(()) };
-        let open = self.files.get(destination.file, file)?;
-        open.write_all_at(plain, destination.offset)
-            .map_err(|error| PipelineError::io(format!("writing {}", self.fetcher.target.shown(&file.path)), error))?;
-        self.fetcher.progress.read(plain.len() as u64, Kind::New);
-        Ok(())
-    }
-
-    /// Attributes, and everything onto the disk.
-    fn finish_file(&self, file: &WindowFile) -> Result<(), PipelineError> {
-        if self.fetcher.cancel.is_cancelled() {
-            return Err(PipelineError::Cancelled);
-        }
-        let target = &self.fetcher.target;
-        let open = target.open_file(&file.path)?;
-        target.set_attributes(&file.path, &open, file.attributes)?;
-        open.sync_all().map_err(|error| PipelineError::io(format!("syncing {}", target.shown(&file.path)), error))?;
-        self.fetcher.progress.entry(true);
-        Ok(())
-    }
+/// Opens and writes all that one range serves, when a thread is free for it. Answers the destinations whose frames are
+/// damaged, and why.
+async fn write(job: &Arc<Writing>, index: usize, fetched: Fetched) -> Result<Vec<(usize, String)>, PipelineError> {
+    let opening = Arc::clone(&job.fetcher.opening).acquire_owned().await;
+    let opening = opening.map_err(|_| PipelineError::Defect("the turns of a restore are gone".to_owned()))?;
+    let here = Arc::clone(job);
+    let writing = job.fetcher.blocking(move || {
+        let _turn = opening;
+        here.write_range(index, fetched)
+    });
+    writing.await
 }
 
-/// Files opened when they are first written.
-struct OpenFiles {
-    target: Arc<Target>,
-    open: Mutex<HashMap<u32, Arc<File>>>,
-}
-
-impl OpenFiles {
-    fn get(&self, number: u32, file: &WindowFile) -> Result<Arc<File>, PipelineError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open.get(&number) {
-            return Ok(Arc::clone(file));
-        }
-        if open.len() >= OPEN_FILES {
-            open.clear();
-        }
-        let file = Arc::new(self.target.open_file(&file.path)?);
-        open.insert(number, Arc::clone(&file));
-        Ok(file)
-    }
+/// Classes in which content comes.
+pub(crate) const fn whole_class(extent_size: u32) -> Class {
+    if extent_size == 0 { Class::Chunk } else { Class::Extent }
 }
 
 #[cfg(test)]

@@ -1,18 +1,22 @@
-//! Lays a tree: directories and empty files first, content window by window, then links, attributes, and the entries that
-//! come last.
+//! Lays a tree: directories and files window by window, then links and devices, attributes of directories, and the entries
+//! that come last.
 //!
 //! Invariant: entries marked `last` get their right name only after everything else is complete and on the disk. The mark of
 //! incompleteness is not taken away here: what was laid may still have to be recovered.
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use breakwater_repository::format::tree::{LeafRef, TreeEntry, TreeKind, extent_count};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::fetch::Fetcher;
+use super::attributes::Metadata;
+use super::extra::{self, Sweep};
+use super::fetch::{Fetcher, whole_class};
+use super::special;
 use super::survey::Survey;
-use super::target::{Attributes, Target};
+use super::target::Target;
 use super::window::Window;
 use crate::PipelineError;
 use crate::frames::{LeafReader, TreeReader};
@@ -20,124 +24,108 @@ use crate::frames::{LeafReader, TreeReader};
 /// A tree being laid.
 pub(crate) struct Laying {
     pub(crate) target: Arc<Target>,
-    pub(crate) survey: Survey,
+    pub(crate) survey: Arc<Survey>,
     pub(crate) leaves: LeafReader,
     pub(crate) fetcher: Fetcher,
-    /// Owners are set only where we may.
-    pub(crate) owners: bool,
-    window: Window,
-    directories: Vec<(Vec<u8>, Attributes)>,
-    links: Vec<(Vec<u8>, Vec<u8>, Attributes)>,
-    /// Temporary name and right name.
-    last: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What goes that the snapshot does not have.
+    pub(crate) sweep: Option<Sweep>,
+    pub(crate) window: Window,
+    pub(crate) directories: Vec<(Vec<u8>, Metadata)>,
+    /// The window that is being restored while the next one is read.
+    pub(crate) running: Option<AbortOnDropHandle<Result<(), PipelineError>>>,
 }
 
 impl Laying {
-    pub(crate) fn new(
-        target: Arc<Target>,
-        survey: Survey,
-        leaves: LeafReader,
-        fetcher: Fetcher,
-        owners: bool,
-    ) -> Laying {
-        Laying {
-            target,
-            survey,
-            leaves,
-            fetcher,
-            owners,
-            window: Window::default(),
-            directories: Vec::new(),
-            links: Vec::new(),
-            last: Vec::new(),
-        }
+    pub(crate) fn new(survey: Arc<Survey>, leaves: LeafReader, fetcher: Fetcher, sweep: Option<Sweep>) -> Laying {
+        let target = Arc::clone(&fetcher.target);
+        let (window, directories) = (Window::default(), Vec::new());
+        Laying { target, survey, leaves, fetcher, sweep, window, directories, running: None }
     }
 
-    /// Lays everything that was chosen.
-    pub(crate) async fn run(mut self, mut tree: TreeReader) -> Result<(), PipelineError> {
-        while let Some(entry) = tree.next().await? {
-            if self.survey.takes(&entry) {
+    /// Lays everything that was chosen; `tree` makes readers of the tree.
+    pub(crate) async fn run(mut self, tree: impl Fn() -> TreeReader) -> Result<(), PipelineError> {
+        let mut reader = tree();
+        while let Some(mut entry) = reader.next().await? {
+            if let Some(path) = self.survey.stand_ins.get(&entry.path) {
+                entry.path.clone_from(path);
+                self.entry(entry).await?;
+            } else if self.survey.takes(&entry) {
                 self.entry(entry).await?;
             }
         }
         self.restore_window().await?;
+        self.wait().await?;
+        if self.survey.specials > 0 {
+            special::lay(&self.fetcher, &self.survey, tree()).await?;
+        }
+        if let Some(sweep) = self.sweep {
+            extra::remove(&self.fetcher, &self.survey, sweep, tree()).await?;
+        }
         self.end().await
     }
 
-    async fn entry(&mut self, entry: TreeEntry) -> Result<(), PipelineError> {
-        let owner = self.owners.then_some((entry.uid, entry.gid));
-        let attributes = Attributes { mode: entry.mode, owner, mtime: entry.mtime };
+    async fn entry(&mut self, mut entry: TreeEntry) -> Result<(), PipelineError> {
+        let metadata = Metadata::of(&mut entry);
         match entry.kind {
             TreeKind::Directory => {
-                self.target.create_directory(&entry.path)?;
+                self.window.directories.push(entry.path.clone());
                 self.fetcher.progress.entry(false);
-                self.directories.push((entry.path, attributes));
-            }
-            TreeKind::Symlink { target } => {
-                self.fetcher.progress.entry(false);
-                self.links.push((entry.path, target, attributes));
+                self.directories.push((entry.path, metadata));
+                if self.window.is_full() {
+                    self.restore_window().await?;
+                }
             }
             TreeKind::File { size, extent, leaves } => {
-                let path = if entry.last { self.temporary_name(entry.path) } else { entry.path };
-                self.file(path, attributes, size, extent, &leaves).await?;
+                self.file(entry.path, metadata, entry.last, (size, extent), &leaves).await?;
             }
-            TreeKind::Hardlink { .. }
+            // These come when every file is there.
+            TreeKind::Symlink { .. }
+            | TreeKind::Hardlink { .. }
             | TreeKind::Fifo
             | TreeKind::Socket
             | TreeKind::CharDevice(_)
-            | TreeKind::BlockDevice(_) => {
-                let what = format!("`{}` is of a kind that this version cannot lay", entry.path.escape_ascii());
-                return Err(PipelineError::bad_tree(what));
-            }
+            | TreeKind::BlockDevice(_) => {}
         }
         Ok(())
-    }
-
-    /// A free name beside `path`, under which it waits for its turn.
-    fn temporary_name(&mut self, path: Vec<u8>) -> Vec<u8> {
-        let directory = path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
-        let mut waiting = path.get(..directory).unwrap_or_default().to_vec();
-        waiting.extend_from_slice(format!(".restore-waiting-{}", self.last.len()).as_bytes());
-        self.last.push((waiting.clone(), path));
-        waiting
     }
 
     async fn file(
         &mut self,
         path: Vec<u8>,
-        attributes: Attributes,
-        size: u64,
-        extent_size: u32,
+        metadata: Metadata,
+        last: bool,
+        (size, extent_size): (u64, u32),
         leaves: &[LeafRef],
     ) -> Result<(), PipelineError> {
-        let file = self.target.create_file(&path)?;
-        let sized = file.set_len(size);
-        sized.map_err(|error| PipelineError::io(format!("setting the size of {}", self.target.shown(&path)), error))?;
-        drop(file);
-        self.window.file(path.clone(), attributes);
-        let count = extent_count(size, extent_size);
-        let mut index = 0;
+        let bad = |what: &str| PipelineError::bad_tree(format!("`{}` {what}", path.escape_ascii()));
+        let class = whole_class(extent_size);
+        let count: u64 = match extent_size {
+            0 => leaves.iter().map(|part| u64::from(part.count)).sum(),
+            fixed => extent_count(size, fixed),
+        };
+        self.window.file(path.clone(), metadata.clone(), size, last, true);
+        let (mut index, mut offset) = (0, 0);
         for part in leaves {
             for extent in self.leaves.extents(part).await? {
-                let offset = index * u64::from(extent_size);
-                let length = size.saturating_sub(offset).min(u64::from(extent_size));
-                if index >= count || u64::from(extent.plain()) != length {
-                    let what = format!(
-                        "extent {index} of `{}` does not have the length that its file needs",
-                        path.escape_ascii()
-                    );
-                    return Err(PipelineError::bad_tree(what));
+                let length = u64::from(extent.plain());
+                let fits = match extent_size {
+                    0 => length > 0 && length <= size - offset,
+                    fixed => length == (size - offset).min(u64::from(fixed)),
+                };
+                if index >= count || !fits {
+                    return Err(bad(&format!("has an extent {index} that does not have the length that it needs")));
                 }
-                self.window.extent(offset, &extent)?;
+                self.window.extent(offset, &extent, class);
                 index += 1;
+                offset += length;
             }
             if self.window.is_full() && index < count {
                 self.restore_window().await?;
-                self.window.file(path.clone(), attributes);
+                self.window.file(path.clone(), metadata.clone(), size, last, false);
             }
         }
-        if index < count {
-            return Err(PipelineError::bad_tree(format!("`{}` lacks extents", path.escape_ascii())));
+        if index < count || offset != size {
+            return Err(bad("lacks extents"));
         }
         self.window.complete();
         if self.window.is_full() {
@@ -146,35 +134,54 @@ impl Laying {
         Ok(())
     }
 
+    /// Starts the window that was collected once the one before it is done: one is restored while the next is read, and what
+    /// both write comes in order.
     async fn restore_window(&mut self) -> Result<(), PipelineError> {
         let window = std::mem::take(&mut self.window);
-        if window.is_empty() { Ok(()) } else { self.fetcher.restore(window).await }
+        if window.is_empty() {
+            return Ok(());
+        }
+        self.wait().await?;
+        let fetcher = self.fetcher.clone();
+        let running = tokio::spawn(async move { fetcher.restore(window).await });
+        self.running = Some(AbortOnDropHandle::new(running));
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> Result<(), PipelineError> {
+        match self.running.take() {
+            None => Ok(()),
+            Some(running) => running
+                .await
+                .unwrap_or_else(|error| Err(PipelineError::Defect(format!("a window of a restore: {error}")))),
+        }
     }
 
     async fn end(self) -> Result<(), PipelineError> {
-        let Laying { target, directories, links, last, fetcher, .. } = self;
+        let Laying { target, directories, fetcher, .. } = self;
+        let last = std::mem::take(&mut *fetcher.last.lock().unwrap_or_else(PoisonError::into_inner));
         let finish = move || {
-            for (path, link, attributes) in &links {
-                target.create_symlink(path, link, *attributes)?;
-            }
-            let parents: BTreeSet<&[u8]> = last.iter().map(|(_, path)| parent(path)).collect();
+            let parents: BTreeSet<&[u8]> = last.iter().map(|path| parent(path)).collect();
             // From the inside out, so that setting one does not touch the time of one that is done.
             let (late, early): (Vec<_>, Vec<_>) =
                 directories.iter().rev().partition(|(path, _)| parents.contains(path.as_slice()));
-            for (path, attributes) in early {
-                target.finish_directory(path, *attributes)?;
+            for (path, metadata) in early {
+                target.finish_directory(path, metadata)?;
             }
-            for (path, _) in &late {
+            let synced = |error| PipelineError::io(format!("syncing {}", target.shown(b"")), error);
+            target.durability.all().map_err(synced)?;
+            for path in &last {
+                let (directory, name) = target.parent_of(path)?;
+                target.rename_at(&directory, &target.working_name(path), &name, path)?;
+            }
+            for (path, metadata) in late {
+                target.finish_directory(path, metadata)?;
+            }
+            for path in parents {
                 target.sync_directory(path)?;
             }
-            target.sync_root()?;
-            for (waiting, path) in &last {
-                target.rename(waiting, path)?;
-            }
-            for (path, attributes) in late {
-                target.finish_directory(path, *attributes)?;
-            }
-            Ok(())
+            target.durability.all().map_err(synced)?;
+            target.sync_directory(b"")
         };
         fetcher.blocking(finish).await
     }

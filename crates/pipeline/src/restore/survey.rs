@@ -1,11 +1,11 @@
 //! Looks at a whole tree before anything is written: what is chosen, whether it can be laid, how much room it takes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use breakwater_repository::format::tree::{TreeEntry, TreeKind};
 
 use super::globs::Globs;
-use super::target::{MARKER, check_path};
+use super::target::{check_path, is_working_name};
 use crate::PipelineError;
 use crate::frames::TreeReader;
 
@@ -18,44 +18,96 @@ pub(crate) struct Survey {
     pub(crate) files: u64,
     /// Everything chosen.
     pub(crate) entries: u64,
+    /// Links, pipes and devices among them.
+    pub(crate) specials: u64,
+    /// Files that get their names last.
+    pub(crate) last: Vec<Vec<u8>>,
+    /// Where the content of a file that was not chosen goes: to the first of its other names that was.
+    pub(crate) stand_ins: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Paths that an interrupted restore had left in the source.
+    pub(crate) leftovers: Vec<Vec<u8>>,
     globs: Globs,
     /// Directories above what the patterns choose.
     above: HashSet<Vec<u8>>,
 }
 
 impl Survey {
-    /// Reads the tree to its end.
-    pub(crate) async fn of(tree: &mut TreeReader, globs: Globs) -> Result<Survey, PipelineError> {
+    /// Reads the tree to its end, and again where it has hard links; `tree` makes readers of it.
+    pub(crate) async fn of(tree: impl Fn() -> TreeReader, globs: Globs) -> Result<Survey, PipelineError> {
         let mut survey = Survey { globs, ..Survey::default() };
         let mut directories = HashSet::new();
-        while let Some(entry) = tree.next().await? {
+        // The names of files that have other names, each with the first of those that was chosen.
+        let mut linked: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
+        let mut reader = tree();
+        while let Some(entry) = reader.next().await? {
             survey.check(&entry, &mut directories)?;
-            if !survey.globs.choose(&entry.path) {
+            let chosen = survey.globs.choose(&entry.path);
+            if let TreeKind::Hardlink { target } = &entry.kind {
+                let first = linked.entry(target.clone()).or_default();
+                if chosen && first.is_none() {
+                    *first = Some(entry.path.clone());
+                }
+            }
+            if !chosen {
                 continue;
             }
             survey.entries += 1;
-            if let TreeKind::File { size, .. } = entry.kind {
-                survey.files += 1;
-                survey.bytes = survey.bytes.saturating_add(size);
+            match &entry.kind {
+                TreeKind::File { size, .. } => {
+                    survey.files += 1;
+                    survey.bytes = survey.bytes.saturating_add(*size);
+                    if entry.last {
+                        survey.last.push(entry.path.clone());
+                    }
+                }
+                TreeKind::Directory => {}
+                _ => survey.specials += 1,
             }
             if survey.globs.is_selective() {
                 survey.above.extend(parents(&entry.path).map(<[u8]>::to_vec));
             }
         }
+        survey.resolve(linked, tree).await?;
         Ok(survey)
+    }
+
+    /// Every hard link must lead to a file; one that was not chosen is laid under its first chosen name.
+    async fn resolve(
+        &mut self,
+        mut linked: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+        tree: impl Fn() -> TreeReader,
+    ) -> Result<(), PipelineError> {
+        if linked.is_empty() {
+            return Ok(());
+        }
+        let mut reader = tree();
+        while let Some(entry) = reader.next().await? {
+            let TreeKind::File { size, .. } = &entry.kind else { continue };
+            if let Some(Some(stand_in)) = linked.remove(&entry.path)
+                && !self.globs.choose(&entry.path)
+            {
+                self.files += 1;
+                self.bytes = self.bytes.saturating_add(*size);
+                self.stand_ins.insert(entry.path, stand_in);
+            }
+        }
+        match linked.first_key_value() {
+            None => Ok(()),
+            Some((target, _)) => {
+                let target = target.escape_ascii();
+                Err(PipelineError::bad_tree(format!("a hard link leads to `{target}`, which is no file of the tree")))
+            }
+        }
     }
 
     /// Whether the entry is to be laid.
     pub(crate) fn takes(&self, entry: &TreeEntry) -> bool {
-        self.globs.choose(&entry.path) || self.above.contains(&entry.path)
+        (self.globs.choose(&entry.path) || self.above.contains(&entry.path)) && !is_leftover(&entry.path)
     }
 
-    fn check(&self, entry: &TreeEntry, directories: &mut HashSet<Vec<u8>>) -> Result<(), PipelineError> {
+    fn check(&mut self, entry: &TreeEntry, directories: &mut HashSet<Vec<u8>>) -> Result<(), PipelineError> {
         let bad = |why: &str| PipelineError::bad_tree(format!("`{}` {why}", entry.path.escape_ascii()));
         check_path(&entry.path).map_err(bad)?;
-        if entry.path == MARKER.as_bytes() {
-            return Err(bad("has the name that marks an unfinished restore"));
-        }
         if let Some(parent) = parents(&entry.path).last()
             && !directories.contains(parent)
         {
@@ -64,8 +116,16 @@ impl Survey {
         if entry.kind == TreeKind::Directory {
             directories.insert(entry.path.clone());
         }
+        if is_leftover(&entry.path) {
+            self.leftovers.push(entry.path.clone());
+        }
         Ok(())
     }
+}
+
+/// Whether the path has a name that this program gives to unfinished files: it is no content of the source.
+fn is_leftover(path: &[u8]) -> bool {
+    path.rsplit(|byte| *byte == b'/').next().is_some_and(is_working_name)
 }
 
 /// The paths above `path`, the shortest first.

@@ -1,60 +1,65 @@
 //! The directory that a restore writes, and nothing outside it.
 //!
 //! Invariant: no call of this file creates or changes anything outside the target, whatever path it is given: paths are
-//! checked, directories are opened beneath the target without following links, and the last part is never followed.
+//! checked, directories are opened beneath the target without following links, and the last part is never followed. A file
+//! has its right name only when it is complete: until then it lies beside it under a name of ours.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use breakwater_core::Timestamp;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawMode, ResolveFlags, Timespec, Timestamps, Uid};
+use breakwater_crypto::{Secret, Suite};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::attributes::{Dresser, Metadata};
+use super::durable::Durability;
+use super::marker::MARKER;
 use crate::PipelineError;
 
-/// The name of the file that says that a restore has not finished.
-pub const MARKER: &str = "RESTORE-IS-INCOMPLETE";
+/// Directories held open.
+const DIRECTORIES_MAX: usize = 64;
 
-const MARKER_TEXT: &str = "A Breakwater restore into this directory has not finished. What lies here is not usable.\n\
-    Remove the directory and run the restore again.\n";
+/// How names of unfinished files begin; 24 hex digits follow.
+const WORKING: &[u8] = b".restoring-";
 
-/// What goes back onto a path besides content.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Attributes {
-    pub(crate) mode: u32,
-    pub(crate) owner: Option<(u32, u32)>,
-    pub(crate) mtime: Timestamp,
-}
+/// Apart from the classes of content, so that a name is never the id of a chunk.
+const NAME_CLASS: u8 = 0xF0;
 
 /// A directory opened once, and paths beneath it.
 #[derive(Debug)]
 pub(crate) struct Target {
     path: PathBuf,
-    root: OwnedFd,
-    /// The directory opened last, because files come in path order.
-    recent: Mutex<Option<(Vec<u8>, Arc<OwnedFd>)>>,
+    pub(crate) root: OwnedFd,
+    pub(crate) dresser: Dresser,
+    pub(crate) durability: Durability,
+    /// It held something when the restore began.
+    pub(crate) existing: bool,
+    namer: Namer,
+    directories: Mutex<HashMap<Vec<u8>, Arc<OwnedFd>>>,
+}
+
+/// Makes names of unfinished files: the same for the same path, so that a restore finds what an earlier one has begun, and
+/// without the key nobody knows which path has which.
+#[derive(Clone, Debug)]
+pub(crate) struct Namer {
+    pub(crate) suite: Suite,
+    pub(crate) key: Secret,
 }
 
 impl Target {
-    /// Refuses a target that is not a directory or holds anything; a missing one is fine. Changes nothing.
-    pub(crate) fn check(path: &Path) -> Result<(), PipelineError> {
-        let mut entries = match std::fs::read_dir(path) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(PipelineError::io(format!("listing the target {}", path.display()), error)),
-        };
-        match entries.next() {
-            None => Ok(()),
-            Some(Ok(entry)) => {
-                let found = entry.file_name().to_string_lossy().into_owned();
-                Err(PipelineError::TargetNotEmpty { target: path.to_owned(), found })
-            }
-            Some(Err(error)) => Err(PipelineError::io(format!("listing the target {}", path.display()), error)),
-        }
+    /// Opens the directory, which is there.
+    pub(crate) fn open(path: &Path, dresser: Dresser, namer: Namer, existing: bool) -> Result<Target, PipelineError> {
+        let failed = |error: Errno| PipelineError::io(format!("opening the target {}", path.display()), error);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+        let durability = Durability::of(&root);
+        let directories = Mutex::default();
+        Ok(Target { path: path.to_owned(), root, dresser, durability, existing, namer, directories })
     }
 
     /// Bytes free for us where `path` is, or will be.
@@ -72,146 +77,212 @@ impl Target {
         }
     }
 
-    /// Creates the directory where it is missing, opens it and marks it as incomplete.
-    pub(crate) fn begin(path: &Path) -> Result<Target, PipelineError> {
-        let failed =
-            |error: std::io::Error| PipelineError::io(format!("creating the target {}", path.display()), error);
-        std::fs::create_dir_all(path).map_err(failed)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
-        let target = Target { path: path.to_owned(), root, recent: Mutex::new(None) };
-        let mut marker = target.create_file(MARKER.as_bytes())?;
-        std::io::Write::write_all(&mut marker, MARKER_TEXT.as_bytes()).map_err(failed)?;
-        Ok(target)
-    }
-
     /// The path for people.
     pub(crate) fn shown(&self, path: &[u8]) -> String {
         self.path.join(OsStr::from_bytes(path)).display().to_string()
     }
 
-    /// Creates a directory that only we may enter until its attributes are set.
+    /// Creates a directory that only we may enter until its attributes are set. What is no directory there gives way in a
+    /// target that held something.
     pub(crate) fn create_directory(&self, path: &[u8]) -> Result<(), PipelineError> {
         let (parent, name) = self.parent_of(path)?;
-        rustix::fs::mkdirat(&*parent, name.as_os_str(), Mode::RWXU)
-            .map_err(|error| self.failed("creating", path, error))
+        let name = name.as_os_str();
+        let make = || rustix::fs::mkdirat(&*parent, name, Mode::RWXU);
+        let made = match make() {
+            Err(Errno::EXIST) if self.existing => match self.stat(&parent, name)? {
+                Some(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => {
+                    self.enterable(path, &parent, name, &stat)
+                }
+                _ => rustix::fs::unlinkat(&*parent, name, AtFlags::empty()).and_then(|()| make()),
+            },
+            made => made,
+        };
+        made.map_err(|error| self.failed("creating", path, error))
     }
 
-    /// Creates a file that was not there, for writing.
-    pub(crate) fn create_file(&self, path: &[u8]) -> Result<File, PipelineError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        self.open_at(path, flags, "creating")
-    }
-
-    /// Opens a file that this restore has created, for writing.
-    pub(crate) fn open_file(&self, path: &[u8]) -> Result<File, PipelineError> {
-        self.open_at(path, OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, "opening")
-    }
-
-    fn open_at(&self, path: &[u8], flags: OFlags, doing: &str) -> Result<File, PipelineError> {
-        let (parent, name) = self.parent_of(path)?;
-        let file = rustix::fs::openat(&*parent, name.as_os_str(), flags, Mode::RUSR | Mode::WUSR);
-        file.map(File::from).map_err(|error| self.failed(doing, path, error))
-    }
-
-    /// Creates a symbolic link. Nothing is ever opened through it.
-    pub(crate) fn create_symlink(&self, path: &[u8], link: &[u8], attributes: Attributes) -> Result<(), PipelineError> {
-        let (parent, name) = self.parent_of(path)?;
-        let failed = |error| self.failed("creating the link", path, error);
-        rustix::fs::symlinkat(OsStr::from_bytes(link), &*parent, name.as_os_str()).map_err(failed)?;
-        if let Some((uid, gid)) = attributes.owner {
-            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-            rustix::fs::chownat(&*parent, name.as_os_str(), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(failed)?;
+    /// A directory that we may not write into is made ours while the restore lasts.
+    fn enterable(&self, path: &[u8], parent: &OwnedFd, name: &OsStr, stat: &Stat) -> Result<(), Errno> {
+        if stat.st_mode & 0o700 == 0o700 || rustix::process::geteuid().is_root() {
+            return Ok(());
         }
-        let times = times(attributes.mtime);
-        rustix::fs::utimensat(&*parent, name.as_os_str(), &times, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+        let by_path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&place));
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o700);
+        rustix::fs::chmod(by_path.as_str(), mode).inspect_err(|_| {
+            tracing::debug!(path = %path.escape_ascii(), "a directory cannot be made writable");
+        })
     }
 
-    /// Owner, mode and time of an open file, in the order in which one does not undo the other.
-    pub(crate) fn set_attributes(
+    /// Metadata of the last part of a path, itself; none when there is nothing.
+    pub(crate) fn stat(&self, parent: &OwnedFd, name: &OsStr) -> Result<Option<Stat>, PipelineError> {
+        match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(self.failed("looking at", name.as_bytes(), error)),
+        }
+    }
+
+    /// Creates a file that was not there, for reading and writing.
+    pub(crate) fn create_file(&self, parent: &OwnedFd, name: &OsStr, path: &[u8]) -> Result<File, PipelineError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
+        file.map(File::from).map_err(|error| self.failed("creating", path, error))
+    }
+
+    /// Opens the unfinished file `name`, where there is one. What has that name and is none of ours, or has other names too,
+    /// is taken away: writing into it could change something outside the target.
+    pub(crate) fn open_working(
+        &self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        path: &[u8],
+    ) -> Result<Option<File>, PipelineError> {
+        let failed = |error| self.failed("opening", path, error);
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+            Ok(file) => Some(file),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::ACCESS | Errno::PERM) => None,
+            Err(error) => return Err(failed(error)),
+        };
+        if let Some(file) = file {
+            let stat = rustix::fs::fstat(&file).map_err(failed)?;
+            if FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_nlink == 1 {
+                return Ok(Some(File::from(file)));
+            }
+        }
+        rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(failed)?;
+        Ok(None)
+    }
+
+    /// Opens what lies at a path to compare it, where it is a file.
+    pub(crate) fn open_old(&self, parent: &OwnedFd, name: &OsStr) -> Result<Option<(File, Stat)>, PipelineError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+            Ok(file) => file,
+            // A link, a socket, or what may not be read is replaced, as anything is that differs.
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ACCESS | Errno::PERM) => return Ok(None),
+            Err(error) => return Err(self.failed("opening", name.as_bytes(), error)),
+        };
+        let stat = rustix::fs::fstat(&file).map_err(|error| self.failed("looking at", name.as_bytes(), error))?;
+        Ok(FileType::from_raw_mode(stat.st_mode).is_file().then(|| (File::from(file), stat)))
+    }
+
+    /// Creates what is no file at `path`: `make` makes it under a free name in a directory, after which it gets its
+    /// attributes and its right name.
+    pub(crate) fn create_named(
         &self,
         path: &[u8],
-        file: impl AsFd,
-        attributes: Attributes,
+        metadata: Option<(&Metadata, bool)>,
+        make: impl Fn(&OwnedFd, &OsStr) -> Result<(), Errno>,
     ) -> Result<(), PipelineError> {
-        let failed = |error| self.failed("setting the attributes of", path, error);
-        if let Some((uid, gid)) = attributes.owner {
-            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(failed)?;
+        let (parent, name) = self.parent_of(path)?;
+        let failed = |error| self.failed("creating", path, error);
+        let free = if self.existing { self.working_name(path) } else { name.clone() };
+        match make(&parent, &free) {
+            Err(Errno::EXIST) if self.existing => {
+                rustix::fs::unlinkat(&*parent, &free, AtFlags::empty()).map_err(failed)?;
+                make(&parent, &free).map_err(failed)?;
+            }
+            made => made.map_err(failed)?,
         }
-        // Linux takes the twelve bits below the file type.
-        let mode = Mode::from_raw_mode((attributes.mode & 0o7777) as RawMode);
-        rustix::fs::fchmod(&file, mode).map_err(failed)?;
-        rustix::fs::futimens(&file, &times(attributes.mtime)).map_err(failed)
+        if let Some((metadata, has_mode)) = metadata {
+            self.dresser.named(path, &*parent, &free, metadata, has_mode).map_err(failed)?;
+        }
+        if free == name { Ok(()) } else { self.rename_at(&parent, &free, &name, path) }
     }
 
     /// Attributes of a directory, and its entries onto the disk.
-    pub(crate) fn finish_directory(&self, path: &[u8], attributes: Attributes) -> Result<(), PipelineError> {
-        let directory = self.open_directory(path)?;
-        self.set_attributes(path, &*directory, attributes)?;
-        rustix::fs::fsync(&*directory).map_err(|error| self.failed("syncing", path, error))
+    pub(crate) fn finish_directory(&self, path: &[u8], metadata: &Metadata) -> Result<(), PipelineError> {
+        let directory = self.directory(path)?;
+        let dressed = self.dresser.open(path, &*directory, metadata, !self.existing);
+        dressed.map_err(|error| self.failed("setting the attributes of", path, error))?;
+        self.durability.entry(&*directory).map_err(|error| self.failed("syncing", path, error))
     }
 
-    /// Puts the entries of a directory onto the disk.
+    /// Puts the entries of a directory onto the disk, at once.
     pub(crate) fn sync_directory(&self, path: &[u8]) -> Result<(), PipelineError> {
-        let directory = self.open_directory(path)?;
+        let directory = self.directory(path)?;
         rustix::fs::fsync(&*directory).map_err(|error| self.failed("syncing", path, error))
     }
 
-    /// Gives a file of this restore its right name, as the last step of the restore.
-    pub(crate) fn rename(&self, from: &[u8], to: &[u8]) -> Result<(), PipelineError> {
-        let (parent, old) = self.parent_of(from)?;
-        let (_, new) = self.parent_of(to)?;
-        let failed = |error| self.failed("renaming into place", to, error);
-        rustix::fs::renameat(&*parent, old.as_os_str(), &*parent, new.as_os_str()).map_err(failed)?;
-        rustix::fs::fsync(&*parent).map_err(failed)
+    /// Gives the finished file its right name. In a target that was empty nothing can be there, unless the file system takes
+    /// two names for one.
+    pub(crate) fn rename_at(
+        &self,
+        parent: &OwnedFd,
+        from: &OsStr,
+        to: &OsStr,
+        path: &[u8],
+    ) -> Result<(), PipelineError> {
+        let flags = if self.existing { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        let renamed = match rustix::fs::renameat_with(parent, from, parent, to, flags) {
+            Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(parent, from, parent, to),
+            renamed => renamed,
+        };
+        renamed.map_err(|error| self.failed("naming", path, error))
     }
 
-    /// Puts the directory's own entries onto the disk.
-    pub(crate) fn sync_root(&self) -> Result<(), PipelineError> {
-        rustix::fs::fsync(&self.root).map_err(|error| self.failed("syncing", b"", error))
-    }
-
-    /// Takes the mark of incompleteness away from the target at `path`.
-    pub(crate) fn unmark(path: &Path) -> Result<(), PipelineError> {
-        let marker = path.join(MARKER);
-        let failed = |error| PipelineError::io(format!("removing {}", marker.display()), error);
-        std::fs::remove_file(&marker).map_err(failed)?;
-        File::open(path).and_then(|directory| directory.sync_all()).map_err(failed)
+    /// The name of the unfinished file that will be at `path`, in the same directory.
+    pub(crate) fn working_name(&self, path: &[u8]) -> OsString {
+        let id = self.namer.suite.chunk_id(&self.namer.key, NAME_CLASS, path);
+        let mut name = WORKING.to_vec();
+        for byte in id.0.iter().take(12) {
+            for digit in [byte >> 4, byte & 15] {
+                name.push(b"0123456789abcdef".get(usize::from(digit)).copied().unwrap_or(b'0'));
+            }
+        }
+        OsString::from_vec(name)
     }
 
     /// The directory that holds the last part of `path`, and that part.
-    fn parent_of(&self, path: &[u8]) -> Result<(Arc<OwnedFd>, OsString), PipelineError> {
+    pub(crate) fn parent_of(&self, path: &[u8]) -> Result<(Arc<OwnedFd>, OsString), PipelineError> {
         check_path(path).map_err(|why| PipelineError::bad_tree(format!("`{}` {why}", path.escape_ascii())))?;
         let cut = path.iter().rposition(|byte| *byte == b'/');
         let (parent, name) = match cut {
             Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
             None => (Default::default(), path),
         };
-        Ok((self.open_directory(parent)?, OsString::from_vec(name.to_vec())))
+        Ok((self.directory(parent)?, OsString::from_vec(name.to_vec())))
     }
 
-    fn open_directory(&self, path: &[u8]) -> Result<Arc<OwnedFd>, PipelineError> {
-        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, directory)) = recent().as_ref().filter(|(known, _)| known == path) {
+    /// A directory of the target; the empty path is the target itself.
+    pub(crate) fn directory(&self, path: &[u8]) -> Result<Arc<OwnedFd>, PipelineError> {
+        let known = || self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(directory) = known().get(path) {
             return Ok(Arc::clone(directory));
         }
         let opened =
             open_beneath(&self.root, path).map_err(|error| self.failed("opening the directory", path, error))?;
+        if self.existing {
+            self.durability.meet(&opened);
+        }
         let directory = Arc::new(opened);
-        *recent() = Some((path.to_vec(), Arc::clone(&directory)));
+        let mut known = known();
+        if known.len() >= DIRECTORIES_MAX {
+            known.clear();
+        }
+        known.insert(path.to_vec(), Arc::clone(&directory));
         Ok(directory)
     }
 
-    fn failed(&self, doing: &str, path: &[u8], error: Errno) -> PipelineError {
+    pub(crate) fn failed(&self, doing: &str, path: &[u8], error: Errno) -> PipelineError {
         PipelineError::io(format!("{doing} {}", self.shown(path)), error)
     }
+}
+
+/// Whether a name is one that unfinished files have.
+pub(crate) fn is_working_name(name: &[u8]) -> bool {
+    let digits = name.strip_prefix(WORKING);
+    digits
+        .is_some_and(|digits| digits.len() == 24 && digits.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Opens the directory `path` (empty: the root itself) beneath `root`; no part of it may be a link.
-fn open_beneath(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_beneath(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
     if path.is_empty() {
         return rustix::fs::openat(root, ".", DIRECTORY, Mode::empty());
     }
@@ -246,6 +317,9 @@ pub(crate) fn check_path(path: &[u8]) -> Result<(), &'static str> {
     if path.contains(&0) {
         return Err("holds a zero byte");
     }
+    if path == MARKER.as_bytes() {
+        return Err("has the name that marks an unfinished restore");
+    }
     for part in path.split(|byte| *byte == b'/') {
         match part {
             b"" => return Err("has an empty part"),
@@ -257,20 +331,36 @@ pub(crate) fn check_path(path: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn times(mtime: Timestamp) -> Timestamps {
-    let seconds = mtime.as_micros().div_euclid(1_000_000);
-    let nanos = mtime.as_micros().rem_euclid(1_000_000) * 1000;
-    let time = Timespec { tv_sec: seconds, tv_nsec: nanos };
-    Timestamps { last_access: time, last_modification: time }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use super::*;
+    use breakwater_core::Timestamp;
 
-    const PLAIN: Attributes = Attributes { mode: 0o640, owner: None, mtime: Timestamp(1_700_000_000_123_456) };
+    use super::*;
+    use crate::restore::owners::{OwnerBy, Owners};
+    use crate::restore::shortfall::Shortfalls;
+
+    fn plain(mode: u32) -> Metadata {
+        Metadata { mode, uid: 0, gid: 0, mtime: Timestamp(1_700_000_000_123_456), more: None }
+    }
+
+    fn open(path: &Path, existing: bool) -> Target {
+        let owners = Owners::new(OwnerBy::Nobody, Path::new("/etc"));
+        let dresser = Dresser { owners, shortfalls: Shortfalls::default(), default_owner: None };
+        let namer = Namer { suite: Suite::Standard, key: Secret::from_bytes([1; 32]) };
+        Target::open(path, dresser, namer, existing).unwrap()
+    }
+
+    fn create(target: &Target, path: &[u8]) -> Result<File, PipelineError> {
+        let (parent, name) = target.parent_of(path)?;
+        target.create_file(&parent, &name, path)
+    }
+
+    fn link(target: &Target, path: &[u8], to: &str) -> Result<(), PipelineError> {
+        let metadata = plain(0o777);
+        target.create_named(path, Some((&metadata, false)), |parent, name| rustix::fs::symlinkat(to, parent, name))
+    }
 
     #[test]
     fn paths_that_leave_are_refused() {
@@ -284,57 +374,76 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_holds_something_is_refused_untouched() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("mine"), "keep").unwrap();
-        let error = Target::check(directory.path()).unwrap_err();
-        assert!(error.to_string().contains("`mine`"), "{error}");
-        let file = directory.path().join("mine");
-        assert!(Target::check(&file).is_err(), "a file is no target");
-        assert_eq!(std::fs::read(&file).unwrap(), b"keep");
-        Target::check(&directory.path().join("new")).unwrap();
-    }
-
-    #[test]
     fn links_on_the_way_are_not_followed() {
-        let outside = tempfile::tempdir().unwrap();
-        let inside = tempfile::tempdir().unwrap();
-        let target = Target::begin(inside.path()).unwrap();
-        std::os::unix::fs::symlink(outside.path(), inside.path().join("door")).unwrap();
-        for attempt in [
-            target.create_file(b"door/x").map(drop),
-            target.create_directory(b"door/d"),
-            target.create_symlink(b"door/l", b"x", PLAIN),
-            target.create_file(b"../x").map(drop),
-            target.finish_directory(b"door", PLAIN),
-        ] {
-            attempt.unwrap_err();
+        for existing in [false, true] {
+            let (outside, inside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let target = open(inside.path(), existing);
+            std::os::unix::fs::symlink(outside.path(), inside.path().join("door")).unwrap();
+            for attempt in [
+                create(&target, b"door/x").map(drop),
+                target.create_directory(b"door/d"),
+                link(&target, b"door/l", "x"),
+                create(&target, b"../x").map(drop),
+                target.finish_directory(b"door", &plain(0o700)),
+            ] {
+                attempt.unwrap_err();
+            }
+            open_by_parts(&target.root, b"door").unwrap_err();
+            open_by_parts(&target.root, b"a/..").unwrap_err();
+            std::os::unix::fs::symlink(outside.path().join("new"), inside.path().join("file")).unwrap();
+            create(&target, b"file").unwrap_err();
+            let (root, name) = target.parent_of(b"file").unwrap();
+            assert!(target.open_old(&root, &name).unwrap().is_none());
+            assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
         }
-        open_by_parts(&target.root, b"door").unwrap_err();
-        open_by_parts(&target.root, b"a/..").unwrap_err();
-        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
-        std::os::unix::fs::symlink(outside.path().join("new"), inside.path().join("file")).unwrap();
-        target.open_file(b"file").unwrap_err();
-        target.create_file(b"file").unwrap_err();
+    }
+
+    #[test]
+    fn a_link_gives_way_to_a_directory_only_where_something_was() {
+        let (outside, inside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(outside.path(), inside.path().join("d")).unwrap();
+        open(inside.path(), false).create_directory(b"d").unwrap_err();
+        let target = open(inside.path(), true);
+        target.create_directory(b"d").unwrap();
+        target.create_directory(b"d").unwrap();
+        create(&target, b"d/x").unwrap();
+        assert!(inside.path().join("d/x").exists());
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn content_attributes_and_the_last_rename() {
+    fn an_unfinished_file_with_another_name_is_not_written() {
+        let (outside, inside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let target = open(inside.path(), true);
+        let (root, working) = (target.parent_of(b"a").unwrap().0, target.working_name(b"a"));
+        std::fs::write(outside.path().join("mine"), "keep").unwrap();
+        std::fs::hard_link(outside.path().join("mine"), inside.path().join(&working)).unwrap();
+        assert!(target.open_working(&root, &working, b"a").unwrap().is_none());
+        assert!(!inside.path().join(&working).exists());
+        std::os::unix::fs::symlink(outside.path().join("mine"), inside.path().join(&working)).unwrap();
+        assert!(target.open_working(&root, &working, b"a").unwrap().is_none());
+        assert_eq!(std::fs::read(outside.path().join("mine")).unwrap(), b"keep");
+        create(&target, b"b").unwrap();
+        assert!(is_working_name(working.as_bytes()) && !is_working_name(b".restoring-x"));
+    }
+
+    #[test]
+    fn attributes_and_the_last_rename() {
         let directory = tempfile::tempdir().unwrap();
-        let target = Target::begin(directory.path()).unwrap();
-        assert!(directory.path().join(MARKER).exists());
+        let target = open(directory.path(), false);
         target.create_directory(b"d").unwrap();
-        let file = target.create_file(b"d/.new").unwrap();
-        target.set_attributes(b"d/.new", &file, PLAIN).unwrap();
-        target.create_symlink(b"d/link", b"../../etc", PLAIN).unwrap();
-        target.rename(b"d/.new", b"d/file").unwrap();
-        target.finish_directory(b"d", Attributes { mode: 0o700, ..PLAIN }).unwrap();
-        Target::unmark(directory.path()).unwrap();
+        let (parent, name) = target.parent_of(b"d/file").unwrap();
+        let working = target.working_name(b"d/file");
+        let file = target.create_file(&parent, &working, b"d/file").unwrap();
+        target.dresser.open(b"d/file", &file, &plain(0o640), true).unwrap();
+        link(&target, b"d/link", "../../etc").unwrap();
+        target.rename_at(&parent, &working, &name, b"d/file").unwrap();
+        create(&target, b"d/other").unwrap();
+        target.rename_at(&parent, OsStr::new("other"), &name, b"d/file").unwrap_err();
+        target.finish_directory(b"d", &plain(0o700)).unwrap();
         let meta = std::fs::metadata(directory.path().join("d/file")).unwrap();
         assert_eq!((meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec()), (0o640, 1_700_000_000, 123_456_000));
         assert_eq!(std::fs::metadata(directory.path().join("d")).unwrap().mtime(), 1_700_000_000);
         assert_eq!(std::fs::read_link(directory.path().join("d/link")).unwrap(), Path::new("../../etc"));
-        assert!(!directory.path().join(MARKER).exists());
     }
 }

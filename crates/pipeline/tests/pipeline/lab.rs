@@ -7,7 +7,7 @@ use std::time::Duration;
 use breakwater_core::{Attempt, JobId, SessionId, SnapshotId, SourceUid};
 use breakwater_engine::{BackupSession as EngineSession, RecoveryRange};
 use breakwater_pipeline::backup::{BackupJob, BackupOutcome, LogGate, run_backup};
-use breakwater_pipeline::restore::{RestoreJob, RestoreReport, run_restore};
+use breakwater_pipeline::restore::{Onto, OwnerBy, RestoreJob, RestoreReport, run_restore};
 use breakwater_pipeline::{PipelineError, Progress};
 use breakwater_repository::format::manifest::{Manifest, ManifestSource, SnapshotSession};
 use breakwater_repository::regions::{RegionOptions, RegionSet, Role};
@@ -181,7 +181,9 @@ impl Lab {
             order: self.recipient.read_order(),
             manifest: manifest.clone(),
             target,
+            onto: Onto::Nothing,
             only: Vec::new(),
+            owner: OwnerBy::default(),
             budget: self.budget.clone(),
             parallel: 2,
             progress: Arc::new(Progress::default()),

@@ -1,12 +1,19 @@
 //! What a repository holds, as documents: the answers of agents and of whoever broke the glass are made here, so that they
 //! are the same. Structure only: a writer key is enough. Moments are microseconds.
 
+mod files;
+mod seek;
+mod versions;
+
 use breakwater_core::{Chain, ErrorClass, SourceUid};
 use breakwater_repository::format::open::SourceRecord;
 use breakwater_repository::{RegionState, Repository, RepositoryError, Selector, SnapshotStatus, SnapshotSummary};
 use serde_json::{Value, json};
 
 use crate::error::AgentError;
+
+pub use files::{FilesWanted, files};
+pub use versions::versions;
 
 /// Statuses of a snapshot that can be asked for.
 const STATUSES: [&str; 5] = ["", "all", "committed", "superseded", "deleted"];

@@ -76,6 +76,9 @@ impl Respondent {
             Some(Ask::Preview(ask)) => preview::show(tools, question, repository()?, ask).await,
             Some(Ask::CheckSource(_)) => source::check(tools, question.source.as_ref()).await,
             Some(Ask::Discover(_)) => discover::discover(tools).await,
+            Some(Ask::Files(ask)) => snapshots::files(tools, repository()?, ask).await,
+            Some(Ask::Versions(ask)) => snapshots::versions(tools, repository()?, ask).await,
+            Some(Ask::Explain(ask)) => source::explain(tools, question.source.as_ref(), &ask.path).await,
             None => Err(AgentError::Refused("this agent does not know that question (hint: update it)".to_owned())),
         }
     }
@@ -90,6 +93,9 @@ fn kind(question: &v1::Question) -> &'static str {
         Some(Ask::Preview(_)) => "preview",
         Some(Ask::CheckSource(_)) => "check_source",
         Some(Ask::Discover(_)) => "discover",
+        Some(Ask::Files(_)) => "files",
+        Some(Ask::Versions(_)) => "versions",
+        Some(Ask::Explain(_)) => "explain",
         None => "unknown",
     }
 }

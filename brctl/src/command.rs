@@ -97,7 +97,7 @@ pub(crate) async fn run(command: Command, settings: Settings) -> Ended {
     let desk = Desk { settings, output };
     if desk.settings.offline.is_some() && !works_offline(&command) {
         return Err(Failure::usage("this command needs a controller, and --offline means that there is none")
-            .hint("--offline works with snapshot list|show|verify|delete, restore run, recovery points and repository show|check|gc|repair"));
+            .hint("--offline works with snapshot list|show|files|versions|verify|delete, restore run, recovery points and repository show|check|gc|repair"));
     }
     match command {
         Command::Status => status::run(&desk).await,

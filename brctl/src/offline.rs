@@ -25,7 +25,7 @@ use crate::settings::OfflineSettings;
 
 pub(crate) use points::points;
 pub(crate) use restore::{Wanted, run as restore};
-pub(crate) use snapshots::{list, repository as show, show as show_snapshot};
+pub(crate) use snapshots::{files, list, repository as show, show as show_snapshot, versions};
 pub(crate) use work::perform;
 
 /// An opened repository.

@@ -159,7 +159,8 @@ pub(crate) fn object(object: &v1::Object) -> Value {
 }
 
 /// Fields of agents' documents that are moments in microseconds.
-const MOMENTS: [&str; 24] = [
+const MOMENTS: [&str; 25] = [
+    "mtime",
     "at",
     "clock",
     "committed",

@@ -185,8 +185,11 @@ impl Operator for Desk {
     type PreviewStream = Jsons;
     type PointsStream = Jsons;
     type RepositoryFactsStream = Jsons;
+    type FilesStream = Jsons;
+    type VersionsStream = Jsons;
     type DiscoverStream = Jsons;
     type CheckSourceStream = Jsons;
+    type ExplainPathStream = Jsons;
 
     async fn version(&self, request: Request<v1::VersionRequest>) -> Result<Response<v1::VersionResponse>, Status> {
         self.admit(request)?;
@@ -321,6 +324,18 @@ impl Operator for Desk {
 
     async fn repository_facts(&self, request: Request<v1::RepositoryFactsRequest>) -> Result<Response<Jsons>, Status> {
         Ok(Response::new(self.ask_repository(self.admit(request)?).await?))
+    }
+
+    async fn files(&self, request: Request<v1::FilesRequest>) -> Result<Response<Jsons>, Status> {
+        Ok(Response::new(self.ask_files(self.admit(request)?).await?))
+    }
+
+    async fn versions(&self, request: Request<v1::VersionsRequest>) -> Result<Response<Jsons>, Status> {
+        Ok(Response::new(self.ask_versions(self.admit(request)?).await?))
+    }
+
+    async fn explain_path(&self, request: Request<v1::ExplainPathRequest>) -> Result<Response<Jsons>, Status> {
+        Ok(Response::new(self.ask_explain(self.admit(request)?).await?))
     }
 
     async fn discover(&self, request: Request<v1::DiscoverRequest>) -> Result<Response<Jsons>, Status> {

@@ -32,3 +32,17 @@ pub(super) async fn check(tools: &Toolbox, assigned: Option<&v1::AssignedSource>
         }),
     })
 }
+
+/// Why a path is in the source's backups, or is not.
+pub(super) async fn explain(
+    tools: &Toolbox,
+    assigned: Option<&v1::AssignedSource>,
+    path: &str,
+) -> Result<Value, AgentError> {
+    let assigned = assigned.ok_or_else(|| AgentError::Invalid("the question names no source".to_owned()))?.clone();
+    let (scratch, path) = (tools.scratch.join(&assigned.uid), path.to_owned());
+    let explain = move || wiring::explain(&assigned.engine, &assigned.name, &assigned.settings_json, &scratch, &path);
+    tokio::task::spawn_blocking(explain)
+        .await
+        .map_err(|error| AgentError::Defect(format!("explaining a path ended early: {error}")))?
+}

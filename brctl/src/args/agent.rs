@@ -61,6 +61,13 @@ pub(crate) enum TokenCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SourceCommand {
+    /// Says whether a path is in the backups of a source of files, and which rule decides
+    Explain {
+        /// The source's name
+        name: String,
+        /// An absolute path, or one as `snapshot files` shows it; a slash at the end says that it is a directory
+        path: String,
+    },
     /// Finds out whether a source can be protected, and prints the exact lines that are missing
     Check {
         /// Its name

@@ -13,6 +13,10 @@ pub(crate) enum SnapshotCommand {
         /// Its id, or enough of its beginning
         id: String,
     },
+    /// Lists the files in a snapshot
+    Files(FilesArgs),
+    /// Lists the snapshots in which a file is another than in the one before
+    Versions(VersionsArgs),
     /// Checks that one snapshot is there and whole
     Verify(VerifyArgs),
     /// Deletes a snapshot for good; `repository gc` frees what nothing else needs
@@ -30,6 +34,38 @@ pub(crate) struct SnapshotListArgs {
     pub(crate) status: Option<String>,
 
     /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct FilesArgs {
+    /// Its id, or enough of its beginning
+    pub(crate) id: String,
+
+    /// Only paths like these: `*` and `?` within a name, `**` for any directories; a directory stands for all in it
+    #[arg(value_name = "PATTERN")]
+    pub(crate) patterns: Vec<String>,
+
+    /// At most so many [default: 1000]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) limit: u32,
+
+    /// Go on behind this path
+    #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
+    pub(crate) after: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct VersionsArgs {
+    /// The path, as `snapshot files` shows it
+    pub(crate) path: String,
+
+    /// The source: its name; with --offline also its uid
+    #[arg(long, value_name = "NAME")]
+    pub(crate) source: String,
+
+    /// Look into the newest N snapshots at most [default: 500]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) limit: u32,
 }

@@ -1,5 +1,7 @@
 //! `snapshot`: what was backed up.
 
+mod files;
+
 use breakwater_core::{ErrorClass, SnapshotId};
 use breakwater_proto::v1;
 use breakwater_proto::v1::repository_work::Work;
@@ -37,6 +39,8 @@ pub(super) async fn run(desk: &Desk, command: SnapshotCommand) -> Ended {
     match command {
         SnapshotCommand::List(args) => list(desk, args).await,
         SnapshotCommand::Show { id } => show(desk, id).await,
+        SnapshotCommand::Files(args) => files::files(desk, args).await,
+        SnapshotCommand::Versions(args) => files::versions(desk, args).await,
         SnapshotCommand::Verify(args) => verify(desk, args).await,
         SnapshotCommand::Delete(args) => delete(desk, args).await,
     }

@@ -9,7 +9,10 @@ use crate::command::{Desk, Ended, Ending};
 use crate::failure::Failure;
 
 pub(super) async fn run(desk: &Desk, command: SourceCommand) -> Ended {
-    let SourceCommand::Check { name } = command;
+    let name = match command {
+        SourceCommand::Check { name } => name,
+        SourceCommand::Explain { name, path } => return explain(desk, name, path).await,
+    };
     let client = desk.client()?;
     let request = v1::CheckSourceRequest { namespace: desk.namespace(), name: name.clone() };
     let documents = client.documents(client.operator().check_source(request)).await?;
@@ -27,6 +30,29 @@ pub(super) async fn run(desk: &Desk, command: SourceCommand) -> Ended {
         (None, _) => Err(Failure::refused(format!("source `{name}` cannot be protected yet: {}", first(&value)))
             .hint("do what the lines of the check say, then check again")),
     }
+}
+
+async fn explain(desk: &Desk, name: String, path: String) -> Ended {
+    let client = desk.client()?;
+    let request = v1::ExplainPathRequest { namespace: desk.namespace(), name, path };
+    let documents = client.documents(client.operator().explain_path(request)).await?;
+    let value = documents.into_iter().next().unwrap_or_default();
+    let path = value["path"].as_str().unwrap_or_default().to_owned();
+    desk.output.item(&value, &path, || explained(&value))?;
+    Ok(Ending::OK)
+}
+
+fn explained(value: &Value) -> String {
+    let said = |field: &str| value[field].as_str().unwrap_or_default();
+    let verdict = if value["included"].as_bool() == Some(true) { "is backed up" } else { "is left out" };
+    let mut text = format!("{} {verdict}: {}\n", said("path"), said("because"));
+    if said("decided_at") != said("path") {
+        text.push_str(&format!("  decided at: {}\n", said("decided_at")));
+    }
+    if value["exists"].as_bool() == Some(false) {
+        text.push_str("  nothing is there now\n");
+    }
+    text
 }
 
 /// The worst finding.
@@ -149,6 +175,15 @@ mod tests {
         assert!(text.starts_with("source app cannot be protected yet\n"), "{text}");
         assert!(text.contains("\n    wal_level = replica\n"), "{text}");
         assert!(report("app", &json!({"ready": true})).contains("can be protected"));
+    }
+
+    #[test]
+    fn an_explanation_says_what_decided_and_where() {
+        let value = json!({"path": "docs/a/x.log", "included": false, "exists": false, "decided_at": "docs/a",
+            "because": "`a/` (exclude, line 2)"});
+        let text = explained(&value);
+        assert!(text.starts_with("docs/a/x.log is left out: `a/` (exclude, line 2)\n"), "{text}");
+        assert!(text.contains("decided at: docs/a\n") && text.contains("nothing is there now"), "{text}");
     }
 
     #[test]

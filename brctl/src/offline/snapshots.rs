@@ -1,10 +1,10 @@
 //! The repository and its snapshots without a controller, as agents show them.
 
-use breakwater_agent::contents::{self, Wanted};
+use breakwater_agent::contents::{self, FilesWanted, Wanted};
 use serde_json::Value;
 
 use super::Glass;
-use crate::args::snapshot::SnapshotListArgs;
+use crate::args::snapshot::{FilesArgs, SnapshotListArgs, VersionsArgs};
 use crate::failure::Failure;
 use crate::view;
 
@@ -26,6 +26,20 @@ pub(crate) async fn show(glass: &Glass, id: &str) -> Result<Value, Failure> {
     let mut value = contents::snapshot(&glass.repository, id).await?;
     view::readable(&mut value);
     Ok(value)
+}
+
+/// A page of the entries of one snapshot.
+pub(crate) async fn files(glass: &Glass, args: &FilesArgs) -> Result<Value, Failure> {
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let wanted = FilesWanted { patterns: &args.patterns, after: &args.after, limit };
+    Ok(contents::files(&glass.repository, &args.id, wanted).await?)
+}
+
+/// The versions of one path.
+pub(crate) async fn versions(glass: &Glass, args: &VersionsArgs) -> Result<Value, Failure> {
+    let source = glass.source(Some(&args.source)).await?;
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    Ok(contents::versions(&glass.repository, source, &args.path, limit).await?)
 }
 
 /// The repository, its regions and its sources.

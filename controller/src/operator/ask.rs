@@ -62,6 +62,26 @@ impl Desk {
         self.ask_each(&declared, places, &ask)
     }
 
+    pub(crate) async fn ask_files(&self, request: v1::FilesRequest) -> Result<Jsons, ControlError> {
+        let declared = catalogue::read(&self.book, &namespace(&request.namespace)?).await?;
+        let v1::FilesRequest { id, patterns, after, limit, .. } = request;
+        let places = self.places(&declared, "", &request.repository).await?;
+        self.ask_each(&declared, places, &Ask::Files(v1::AskFiles { id, patterns, after, limit }))
+    }
+
+    pub(crate) async fn ask_versions(&self, request: v1::VersionsRequest) -> Result<Jsons, ControlError> {
+        let declared = catalogue::read(&self.book, &namespace(&request.namespace)?).await?;
+        let (stored, _) =
+            declared.source(&request.source).ok_or_else(|| ControlError::not_found("source", &request.source))?;
+        let (source_uid, v1::VersionsRequest { path, limit, .. }) = (stored.uid.to_string(), request.clone());
+        let places = self.places(&declared, &request.source, "").await?;
+        self.ask_each(&declared, places, &Ask::Versions(v1::AskVersions { source_uid, path, limit }))
+    }
+
+    pub(crate) async fn ask_explain(&self, request: v1::ExplainPathRequest) -> Result<Jsons, ControlError> {
+        self.ask_source(&request.namespace, &request.name, Ask::Explain(v1::AskExplain { path: request.path })).await
+    }
+
     pub(crate) async fn ask_preview(&self, request: v1::RunRestoreRequest) -> Result<Jsons, ControlError> {
         let declared = catalogue::read(&self.book, &namespace(&request.namespace)?).await?;
         let (agent, restore, repository) = self.restore_target(&declared, &request).await?;
@@ -90,11 +110,15 @@ impl Desk {
     }
 
     pub(crate) async fn ask_check_source(&self, request: v1::CheckSourceRequest) -> Result<Jsons, ControlError> {
-        let declared = catalogue::read(&self.book, &namespace(&request.namespace)?).await?;
-        let (stored, spec) =
-            declared.source(&request.name).ok_or_else(|| ControlError::not_found("source", &request.name))?;
+        self.ask_source(&request.namespace, &request.name, Ask::CheckSource(v1::AskCheckSource {})).await
+    }
+
+    /// Asks the agent that looks after a source about it.
+    async fn ask_source(&self, in_namespace: &str, source: &str, ask: Ask) -> Result<Jsons, ControlError> {
+        let declared = catalogue::read(&self.book, &namespace(in_namespace)?).await?;
+        let (stored, spec) = declared.source(source).ok_or_else(|| ControlError::not_found("source", source))?;
         let agent = self.overview.connected_agent(&spec.agent).await?;
-        let mut question = self.question(&declared, None, Ask::CheckSource(v1::AskCheckSource {}));
+        let mut question = self.question(&declared, None, ask);
         question.source = Some(assign::source_message(&declared, stored, spec));
         self.ask(vec![(agent, question)])
     }

@@ -42,7 +42,6 @@ use attributes::Dresser;
 use content::Content;
 use extra::Sweep;
 use fetch::Fetcher;
-use globs::Globs;
 use lay::{Laying, check_room};
 use marker::Mark;
 use onto::Entrance;
@@ -56,6 +55,7 @@ use crate::PipelineError;
 use crate::frames::{Frames, LeafReader, TreeReader};
 use crate::progress::{Progress, Totals};
 
+pub use globs::Globs;
 pub use marker::MARKER;
 pub use onto::Onto;
 pub use owners::OwnerBy;

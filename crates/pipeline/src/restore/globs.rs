@@ -5,12 +5,13 @@
 
 /// A list of patterns; the empty list chooses everything.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Globs {
+pub struct Globs {
     patterns: Vec<Vec<u8>>,
 }
 
 impl Globs {
-    pub(crate) fn new(patterns: &[String]) -> Globs {
+    /// The patterns, slashes at their ends ignored.
+    pub fn new(patterns: &[String]) -> Globs {
         let clean = |pattern: &String| pattern.trim_matches('/').as_bytes().to_vec();
         Globs { patterns: patterns.iter().map(clean).collect() }
     }
@@ -21,7 +22,7 @@ impl Globs {
     }
 
     /// Whether `path`, or a directory above it, is chosen.
-    pub(crate) fn choose(&self, path: &[u8]) -> bool {
+    pub fn choose(&self, path: &[u8]) -> bool {
         let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
         self.patterns.is_empty()
             || self.patterns.iter().any(|pattern| {

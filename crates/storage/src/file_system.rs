@@ -11,7 +11,10 @@ mod directory;
 mod failure;
 mod list;
 mod object;
+#[cfg(test)]
+mod power_cut;
 mod slots;
+mod steps;
 mod write;
 
 use std::ops::Range;

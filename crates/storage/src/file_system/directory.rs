@@ -3,8 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
+
+use super::steps;
 
 /// Only the owner; the same for directories and, without `x`, for files.
 pub(super) const DIRECTORY_MODE: u32 = 0o700;
@@ -28,7 +30,7 @@ pub(super) fn make(root: &OwnedFd, key: &str) -> Result<(), Errno> {
     }
     let ends = key.match_indices('/').map(|(at, _)| at).chain(std::iter::once(key.len()));
     for end in ends {
-        match rustix::fs::mkdirat(root, &key[..end], Mode::from_raw_mode(DIRECTORY_MODE)) {
+        match steps::make_directory(root, &key[..end]) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno),
         }
@@ -42,7 +44,7 @@ pub(super) fn sync_upwards(root: &OwnedFd, key: &str) -> Result<(), Errno> {
     let mut key = key;
     loop {
         match open(root, key) {
-            Ok(directory) => rustix::fs::fsync(&directory)?,
+            Ok(directory) => steps::sync_directory(&directory, key)?,
             // It was removed because all in it was deleted; then there is nothing in it to be flushed.
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno),
@@ -64,14 +66,14 @@ pub(super) fn sync_path(path: &Path) -> Result<(), Errno> {
 pub(super) fn prune(root: &OwnedFd, key: &str) -> Result<(), Errno> {
     let mut key = key;
     while !key.is_empty() {
-        match rustix::fs::unlinkat(root, key, AtFlags::REMOVEDIR) {
+        match steps::remove_directory(root, key) {
             Ok(()) | Err(Errno::NOENT) => key = parent(key),
             // Not empty, or a mount point: it stays.
             Err(_) => break,
         }
     }
     match open(root, key) {
-        Ok(directory) => rustix::fs::fsync(&directory),
+        Ok(directory) => steps::sync_directory(&directory, key),
         Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno),
     }

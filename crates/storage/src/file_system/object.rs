@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use crate::backend::range_trouble;
 use crate::file_system::directory;
 use crate::file_system::failure::Failure;
+use crate::file_system::steps;
 use crate::{ObjectMeta, StorageErrorKind};
 
 pub(super) fn read(root: &OwnedFd, key: &str) -> Result<Bytes, Failure> {
@@ -52,7 +53,7 @@ pub(super) fn meta_of(key: &str, stat: &Stat) -> Option<ObjectMeta> {
 /// Deletes the object and the directories that are empty without it. Flushed at once: what is deleted in an order must not
 /// come back in another after a crash.
 pub(super) fn delete(root: &OwnedFd, key: &str) -> Result<(), Failure> {
-    match rustix::fs::unlinkat(root, key, AtFlags::empty()) {
+    match steps::remove_file(root, key, key) {
         Ok(()) => Ok(directory::prune(root, directory::parent(key))?),
         // A directory is no object, and so is what lies below an object.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR) => Ok(()),

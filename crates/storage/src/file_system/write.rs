@@ -1,18 +1,19 @@
 //! Creating one object, whole or not at all.
 
 use std::fs::File;
-use std::io::{ErrorKind, IoSlice, Write};
+use std::io::{ErrorKind, IoSlice};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use breakwater_core::{Clock, Entropy, Timestamp, Uid};
 use breakwater_runtime::{SystemClock, SystemEntropy};
-use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::file_system::directory;
 use crate::file_system::failure::Failure;
 use crate::file_system::object::meta_of;
+use crate::file_system::steps;
 use crate::{Payload, StorageErrorKind};
 
 /// Unfinished writes; in the same file system as the objects, so that a rename is enough.
@@ -46,8 +47,8 @@ fn create_unflushed(root: &OwnedFd, key: &str, payload: &Payload, abandoned: &At
         _ => {}
     }
     let mut temporary = Temporary::new(root)?;
-    write(&mut temporary.file, payload, abandoned)?;
-    temporary.file.sync_all()?;
+    write(&mut temporary, payload, abandoned)?;
+    steps::sync_file(&temporary.file, &temporary.path())?;
     if abandoned.load(Ordering::Relaxed) {
         return Err(Failure::new(StorageErrorKind::Cancelled));
     }
@@ -61,7 +62,7 @@ pub(super) fn sweep(root: &OwnedFd) {
     let oldest = SystemClock.now().plus_micros(-SWEEP_AGE_MICROS);
     for entry in entries.flatten() {
         let Ok(name) = entry.file_name().to_str() else { continue };
-        if is_dead(&directory, name, oldest) && rustix::fs::unlinkat(&directory, name, AtFlags::empty()).is_ok() {
+        if is_dead(&directory, name, oldest) && steps::remove_file(&directory, name, &temporary_path(name)).is_ok() {
             tracing::debug!(name, "unfinished write of a dead writer removed");
         }
     }
@@ -91,20 +92,28 @@ impl Temporary {
         let mut random = [0; 16];
         SystemEntropy.fill(&mut random);
         let name = Uid(random).to_string();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&directory, &name, flags, Mode::from_raw_mode(0o600)).map_err(root_is_gone)?;
-        let temporary = Temporary { directory, name, file: File::from(file), moved: false };
+        let file = steps::create_file(&directory, &name, &temporary_path(&name)).map_err(root_is_gone)?;
+        let temporary = Temporary { directory, name, file, moved: false };
         // Where there are no locks, sweepers go by age alone.
         let _ = rustix::fs::flock(&temporary.file, FlockOperation::NonBlockingLockExclusive);
         Ok(temporary)
     }
+
+    /// Where it lies below the root.
+    fn path(&self) -> String {
+        temporary_path(&self.name)
+    }
+}
+
+fn temporary_path(name: &str) -> String {
+    format!("{TEMPORARY}/{name}")
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.moved {
             // If this fails the file stays invisible, and a sweep gets it.
-            let _ = rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty());
+            let _ = steps::remove_file(&self.directory, &self.name, &self.path());
         }
     }
 }
@@ -117,7 +126,8 @@ fn root_is_gone(errno: Errno) -> Failure {
     }
 }
 
-fn write(file: &mut File, payload: &Payload, abandoned: &AtomicBool) -> Result<(), Failure> {
+fn write(temporary: &mut Temporary, payload: &Payload, abandoned: &AtomicBool) -> Result<(), Failure> {
+    let path = temporary.path();
     let mut slices: Vec<IoSlice<'_>> =
         payload.parts().iter().flat_map(|part| part.chunks(SLICE_BYTES)).map(IoSlice::new).collect();
     for batch in slices.chunks_mut(SLICES_PER_WRITE) {
@@ -126,7 +136,7 @@ fn write(file: &mut File, payload: &Payload, abandoned: &AtomicBool) -> Result<(
         }
         let mut rest = batch;
         while !rest.is_empty() {
-            match file.write_vectored(rest) {
+            match steps::write(&mut temporary.file, &path, rest) {
                 Ok(0) => return Err(std::io::Error::from(ErrorKind::WriteZero).into()),
                 Ok(written) => IoSlice::advance_slices(&mut rest, written),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -154,7 +164,7 @@ fn place(root: &OwnedFd, key: &str, temporary: &mut Temporary) -> Result<(), Fai
                     return Err(Failure::new(StorageErrorKind::AlreadyExists));
                 }
                 // A directory that lost its last object in a crash may stand in the way.
-                if rustix::fs::unlinkat(root, key, AtFlags::REMOVEDIR).is_err() {
+                if steps::remove_directory(root, key).is_err() {
                     return Err(nested(Errno::ISDIR));
                 }
             }
@@ -165,8 +175,8 @@ fn place(root: &OwnedFd, key: &str, temporary: &mut Temporary) -> Result<(), Fai
 }
 
 fn rename_or_link(root: &OwnedFd, key: &str, temporary: &mut Temporary) -> Result<(), Errno> {
-    let renamed = rustix::fs::renameat_with(&temporary.directory, &temporary.name, root, key, RenameFlags::NOREPLACE);
-    match renamed {
+    let path = temporary.path();
+    match steps::rename(&temporary.directory, &temporary.name, &path, root, key) {
         Ok(()) => {
             temporary.moved = true;
             Ok(())
@@ -178,7 +188,7 @@ fn rename_or_link(root: &OwnedFd, key: &str, temporary: &mut Temporary) -> Resul
 }
 
 fn link(root: &OwnedFd, key: &str, temporary: &Temporary) -> Result<(), Errno> {
-    match rustix::fs::linkat(&temporary.directory, &temporary.name, root, key, AtFlags::empty()) {
+    match steps::link(&temporary.directory, &temporary.name, &temporary.path(), root, key) {
         // An NFS server whose answer was lost is asked again and sees its own link. Two names mean that it is ours.
         Err(Errno::EXIST) if rustix::fs::fstat(&temporary.file).is_ok_and(|stat| stat.st_nlink == 2) => Ok(()),
         result => result,

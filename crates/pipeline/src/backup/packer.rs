@@ -96,11 +96,13 @@ impl Packer {
         loop {
             let mut inner = self.inner();
             let fits = |pack: &Current| pack.end + length <= pack.limit && pack.frames < FRAMES_MAX;
-            let begins = !inner.current.as_ref().is_some_and(fits);
+            let full = !inner.writer.has_room(payload);
+            let begins = full || !inner.current.as_ref().is_some_and(fits);
             if begins && lease.is_none() {
                 // The full pack must be able to leave while this thread waits, so it is cut before.
                 inner.leave();
-                inner.writer.cut().map_err(defect)?;
+                let cut = if full { inner.writer.end_full() } else { inner.writer.cut() };
+                cut.map_err(defect)?;
                 let sealed = inner.take_sealed();
                 drop(inner);
                 self.upload(sealed)?;

@@ -1,9 +1,10 @@
 //! Packs: frames of sealed chunks, a sealed footer that lists them, a trailer that finds the footer.
 //!
-//! Reading order: this page (names and key), [`frame`], [`footer`].
+//! Reading order: this page (names and key), [`frame`], [`footer`], [`padding`].
 
 pub mod footer;
 pub mod frame;
+pub mod padding;
 
 use std::fmt;
 

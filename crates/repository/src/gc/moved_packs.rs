@@ -8,11 +8,12 @@ use super::Figure;
 use super::everywhere::{Everywhere, Stop};
 use super::repack::Places;
 use crate::error::RepositoryError;
+use crate::format::ObjectName;
 use crate::format::moved::MovedFrames;
+use crate::format::pack::padding::{padme, zeros};
 use crate::format::pack::{
     FRAME_ALIGNMENT, FRAMES_MAX, Footer, FooterFrame, HEADER_LENGTH, KeyKind, Origin, PackId, PackKey,
 };
-use crate::format::ObjectName;
 
 /// A frame on its way.
 #[derive(Clone, Debug)]
@@ -116,11 +117,14 @@ impl<'a> MovedPacks<'a> {
         }
         let format = |error| RepositoryError::format(&name, error);
         footer.json = serde_json::to_vec(&MovedFrames { from }).map_err(std::io::Error::from)?;
+        let length = end as u64 + Footer::sealed_length(footer.origins.len(), footer.frames.len(), footer.json.len());
+        let padding = padme(length) - length;
         let sealed = footer
-            .seal(repository.suite(), &structure, repository.salt(), repository.id(), &name, end as u64)
+            .seal(repository.suite(), &structure, repository.salt(), repository.id(), &name, end as u64 + padding)
             .map_err(format)?;
         let mut bytes = vec![Bytes::copy_from_slice(&key.header().encode())];
         bytes.extend(parts);
+        bytes.extend(zeros(padding));
         bytes.push(sealed.bytes.into());
         let payload = Payload::from(bytes);
         self.all.create_own(&name, &payload).await?;

@@ -3,8 +3,10 @@
 //! The place of a frame is known as soon as it is reserved, because a seal adds a fixed number of bytes; so many threads
 //! can seal at once while one hands out places. A pack leaves as a rope of its frames, nothing is copied together.
 //!
-//! Invariant: a frame number is handed out once, and a pack is sealed only when every frame reserved in it was placed.
+//! Invariant: a frame number is handed out once, a pack is sealed only when every frame reserved in it was placed, and the
+//! size of a pack says no more than that it is full, or which of the few Padmé sizes it has (see `docs/format.md`, section 5).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use breakwater_crypto::ChunkId;
@@ -12,10 +14,14 @@ use breakwater_storage::Payload;
 use bytes::{Bytes, BytesMut};
 
 use super::keys::SessionKey;
+use crate::format::pack::padding::{padme, zeros};
 use crate::format::pack::{
     FRAMES_MAX, Footer, FooterFrame, FrameContent, FrameLocation, HEADER_LENGTH, KeyKind, PackId, PackKey, frame_length,
 };
 use crate::format::{Class, Codec, FormatError, ObjectName};
+
+/// What the footers of packs hold besides their lists.
+const JSON: &[u8] = b"{}";
 
 /// A finished pack, ready to be stored.
 #[derive(Clone, Debug)]
@@ -85,6 +91,8 @@ struct OpenPack {
     frames: Vec<FooterFrame>,
     bytes: Vec<Option<Bytes>>,
     outstanding: usize,
+    /// Whether it ended because nothing more fitted.
+    full: bool,
 }
 
 /// Fills packs of one kind, one after the other.
@@ -108,12 +116,8 @@ impl PackWriter {
         let too_long = || FormatError::damaged("frame", "the chunk is longer than a pack can hold");
         let length = u32::try_from(frame_length(payload_length)).map_err(|_| too_long())?;
         let stored = u32::try_from(payload_length + 16).map_err(|_| too_long())?;
-        let limit = self.session.pack_size();
-        let fits = |pack: &OpenPack| {
-            pack.end.checked_add(length).is_some_and(|end| end <= limit) && pack.frames.len() < FRAMES_MAX as usize
-        };
-        if self.current.as_ref().is_some_and(|pack| !fits(pack)) {
-            self.close_current()?;
+        if !self.has_room(payload_length) {
+            self.end_full()?;
         }
         let pack = match &mut self.current {
             Some(pack) => pack,
@@ -123,6 +127,7 @@ impl PackWriter {
                 frames: Vec::new(),
                 bytes: Vec::new(),
                 outstanding: 0,
+                full: false,
             }),
         };
         let number = u32::try_from(pack.frames.len()).map_err(|_| too_long())?;
@@ -177,6 +182,24 @@ impl PackWriter {
         self.close_current()
     }
 
+    /// The same where it ends because a chunk has no room in it any more.
+    pub fn end_full(&mut self) -> Result<(), FormatError> {
+        if let Some(pack) = &mut self.current {
+            // One that ends for the number of its frames is far from the pack size.
+            pack.full = pack.frames.len() < FRAMES_MAX as usize;
+        }
+        self.close_current()
+    }
+
+    /// Whether a chunk that has `payload_length` bytes after compression fits into the pack that is being filled, with the
+    /// footer that is due then. Where none is being filled, it does.
+    pub fn has_room(&self, payload_length: usize) -> bool {
+        let Some(pack) = &self.current else { return true };
+        let frames = pack.frames.len() + 1;
+        let end = u64::from(pack.end) + frame_length(payload_length) as u64;
+        frames <= FRAMES_MAX as usize && end + footer_length(frames) <= u64::from(self.session.pack_size())
+    }
+
     /// The packs that are finished by now.
     pub fn take_sealed(&mut self) -> Vec<SealedPack> {
         std::mem::take(&mut self.ready)
@@ -211,27 +234,40 @@ impl PackWriter {
     fn seal(&mut self, pack: OpenPack) -> Result<(), FormatError> {
         let id = pack.key.header().pack;
         let name = self.session.pack_name(self.kind, id);
-        let footer = Footer { origins: vec![pack.key.origin()], frames: pack.frames, json: b"{}".to_vec() };
+        let footer = Footer { origins: vec![pack.key.origin()], frames: pack.frames, json: JSON.to_vec() };
         let frames = pack.bytes.into_iter().flatten().collect();
-        let payload = finish_pack(&self.session, &pack.key, &name, &footer, frames, u64::from(pack.end))?;
+        let end = u64::from(pack.end);
+        let length = end + footer_length(footer.frames.len());
+        let padded = match (self.kind, u64::from(self.session.pack_size())) {
+            (KeyKind::Content, size) if pack.full && length <= size => size,
+            _ => padme(length),
+        };
+        let payload = finish_pack(&self.session, &pack.key, &name, &footer, frames, end..end + padded - length)?;
         self.ready.push(SealedPack { id, name, payload, frames: footer.frames.len() });
         Ok(())
     }
 }
 
+/// Bytes of the footer of a pack with so many frames.
+const fn footer_length(frames: usize) -> u64 {
+    Footer::sealed_length(1, frames, JSON.len())
+}
+
+/// `padding` begins where the frames end.
 fn finish_pack(
     session: &SessionKey,
     key: &PackKey,
     name: &ObjectName,
     footer: &Footer,
     frames: Vec<Bytes>,
-    end: u64,
+    padding: Range<u64>,
 ) -> Result<Payload, FormatError> {
-    let sealed =
-        footer.seal(session.suite(), session.structure_key(), session.salt(), session.repository_id(), name, end)?;
+    let (structure, salt, repository) = (session.structure_key(), session.salt(), session.repository_id());
+    let sealed = footer.seal(session.suite(), structure, salt, repository, name, padding.end)?;
     let mut parts = Vec::with_capacity(frames.len() + 2);
     parts.push(Bytes::copy_from_slice(&key.header().encode()));
     parts.extend(frames);
+    parts.extend(zeros(padding.end - padding.start));
     parts.push(sealed.bytes.into());
     Ok(Payload::from(parts))
 }

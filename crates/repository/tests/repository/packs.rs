@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use breakwater_repository::format::pack::padding::padme;
 use breakwater_repository::format::pack::{FrameContent, KeyKind};
 use breakwater_repository::session::PackWriter;
 use breakwater_repository::{BackupSession, Class, Codec, FrameLocation, FrameReader, Repository};
@@ -51,7 +52,10 @@ async fn threads_seal_while_packs_fill_and_every_chunk_is_found() {
     stored.extend(packs.finish().unwrap());
     assert_eq!(packs.pending_bytes(), 0);
     assert!(stored.len() >= 4, "{} packs", stored.len());
-    assert!(stored.iter().all(|pack| pack.payload.len() < (1 << 20) + 8192));
+    let sizes: Vec<u64> = stored.iter().map(|pack| pack.payload.len()).collect();
+    let (full, last): (Vec<u64>, Vec<u64>) = sizes.iter().partition(|size| **size == 1 << 20);
+    assert!(full.len() == stored.len() - 1 && last.len() == 1, "{sizes:?}");
+    assert_eq!(padme(last[0]), last[0]);
     assert_eq!(stored.iter().map(|pack| pack.frames).sum::<usize>(), chunks.len());
     store(&lab.writer(1), stored).await;
 
@@ -95,4 +99,37 @@ async fn a_chunk_larger_than_a_pack_gets_a_pack_of_its_own() {
     packs.push(id, class, codec, plain, &small).unwrap();
     let sealed = packs.finish().unwrap();
     assert_eq!(sealed.iter().map(|pack| pack.frames).collect::<Vec<_>>(), [1, 1]);
+}
+
+#[tokio::test]
+async fn the_size_of_a_pack_tells_little_and_padding_costs_little() {
+    let lab = Lab::new(1).await;
+    let (_session, mut packs) = begin(&lab).await;
+    // Chunks as database pages compress: 20 to 44 KiB of 128.
+    let (mut state, mut payload, mut count) = (1_u32, 0_u64, 0_u64);
+    while payload < 40 << 20 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let chunk = vec![7; 20_000 + (state >> 8) as usize % 24_000];
+        let FrameContent { id, class, codec, plain } = content(&lab.repository, &chunk);
+        packs.push(id, class, codec, plain, &chunk).unwrap();
+        payload += chunk.len() as u64;
+        count += 1;
+    }
+    let sealed = packs.finish().unwrap();
+    let stored: u64 = sealed.iter().map(|pack| pack.payload.len()).sum();
+    // Frames cost 40 bytes and up to 15 of their own, the footer 56; packs of this lab have 1 MiB, not 64, so padding is 64
+    // times what it is in life: half a chunk a pack.
+    let padding = stored - payload - count * 96;
+    println!("{count} chunks, {payload} bytes, {} packs, {stored} stored, {padding} of them padding", sealed.len());
+    assert!(padding < payload / 40, "{padding} of {payload}");
+    assert!(sealed.iter().rev().skip(1).all(|pack| pack.payload.len() == 1 << 20));
+    for (first, rest) in [(1_usize, 5_usize), (3, 900), (1, 70_000)] {
+        let (_session, mut packs) = begin(&lab).await;
+        for chunk in chunks(first, rest) {
+            let FrameContent { id, class, codec, plain } = content(&lab.repository, &chunk);
+            packs.push(id, class, codec, plain, &chunk).unwrap();
+        }
+        let [pack] = &packs.finish().unwrap()[..] else { panic!("one pack") };
+        assert_eq!(padme(pack.payload.len()), pack.payload.len());
+    }
 }

@@ -2,6 +2,7 @@
 //! says where the footer is.
 
 use breakwater_core::{RepositoryId, SessionId};
+use breakwater_crypto::suite::TAG_LENGTH;
 use breakwater_crypto::{ChunkId, Secret, Suite, commitment, derive};
 
 use super::{FRAME_ALIGNMENT, FRAME_HEAD, FrameLocation, HEADER_LENGTH, KeyKind, PackHeader, PackId};
@@ -93,6 +94,12 @@ pub struct Footer {
 }
 
 impl Footer {
+    /// Bytes that the sealed footer of a pack with so many origins, frames and bytes of JSON takes, trailer included.
+    pub const fn sealed_length(origins: usize, frames: usize, json: usize) -> u64 {
+        let body = 12 + origins * ORIGIN_LENGTH + frames * FRAME_LENGTH + json;
+        (SEAL_HEAD + body + TAG_LENGTH + TRAILER_LENGTH) as u64
+    }
+
     fn encode(&self) -> Result<Vec<u8>, FormatError> {
         let length = 12 + self.origins.len() * ORIGIN_LENGTH + self.frames.len() * FRAME_LENGTH + self.json.len();
         let mut bytes = Vec::with_capacity(length);
@@ -156,8 +163,7 @@ impl Footer {
         Ok(SealedFooter { bytes })
     }
 
-    /// Opens the sealed footer of the object `name`, of which the trailer told. The suite is that of the pack's header
-    /// when the pack was written by this version; there is one so far.
+    /// Opens the sealed footer of the object `name`, of which the trailer told. The suite is that of the repository.
     pub fn open(
         suite: Suite,
         structure_key: &Secret,

@@ -81,6 +81,7 @@ pub async fn snapshot(repository: &Repository, id: &str) -> Result<Value, AgentE
         "sessions": manifest.sessions,
         "facts": manifest.facts,
         "tree_frames": manifest.tree.len(),
+        "unreadable": manifest.unreadable,
     });
     if let (Some(value), Value::Object(details)) = (value.as_object_mut(), details) {
         value.extend(details);

@@ -8,7 +8,7 @@ use breakwater_engine::{BackupRequest, BaseFacts, RecoveryRange};
 use breakwater_pipeline::backup::{BackupJob, BackupOutcome, Commit, GateError, LogGate, run_backup};
 use breakwater_proto::v1;
 use breakwater_repository::format::codec::Compression;
-use breakwater_repository::format::manifest::{Manifest, ManifestSource, SnapshotSession};
+use breakwater_repository::format::manifest::{Manifest, ManifestSource, SnapshotSession, Unreadable};
 use breakwater_repository::{BackupSession, FenceOutcome, Repository, Selector, SessionIntent};
 
 use super::context::JobContext;
@@ -31,6 +31,9 @@ const BEGIN_PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// How long the log of a finished read may take into the regions.
 const GATE_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// Files that could not be read and are named; the summary has more.
+const UNREADABLE_SHOWN: usize = 3;
 
 /// Dead sessions whose packs one backup may use.
 const ADOPTED_MAX: usize = 64;
@@ -81,7 +84,7 @@ pub(super) async fn run(
     let session = context.phase("preparing", begin(&open, &source, context, snapshot)).await;
     let (session, base) = match session? {
         Begun::Session(session, base) => (session, base),
-        Begun::AlreadyThere(manifest) => return Ok(Outcome::done(already_there(&manifest))),
+        Begun::AlreadyThere(manifest) => return Ok(whole_or_not(already_there(&manifest), &manifest)),
     };
     let request = BackupRequest {
         label: context.id.to_string(),
@@ -125,7 +128,7 @@ pub(super) async fn run(
     }
     let mut summary = summary(&open, &outcome);
     summary["compression"] = serde_json::json!(compression);
-    Ok(Outcome::done(summary))
+    Ok(whole_or_not(summary, &outcome.manifest))
 }
 
 fn refuse_unready(source: &Source, probe: &breakwater_engine::Probe) -> Result<(), AgentError> {
@@ -285,6 +288,32 @@ async fn newest(repository: &Repository, source: SourceUid) -> Result<Option<Man
     }
 }
 
+/// Success, or partial success where files were left out because they could not be read.
+fn whole_or_not(mut summary: serde_json::Value, manifest: &Manifest) -> Outcome {
+    match left_out(&manifest.unreadable) {
+        None => Outcome::done(summary),
+        Some(what) => {
+            summary["unreadable"] = serde_json::json!(manifest.unreadable);
+            Outcome::partial(summary, format!("snapshot {} leaves out {what}", manifest.snapshot))
+        }
+    }
+}
+
+fn left_out(unreadable: &Unreadable) -> Option<String> {
+    if unreadable.is_none() {
+        return None;
+    }
+    let shown = unreadable.paths.iter().take(UNREADABLE_SHOWN).map(|one| format!("`{}`: {}", one.path, one.reason));
+    let shown: Vec<String> = shown.collect();
+    let more = unreadable.count.saturating_sub(shown.len() as u64);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    Some(format!(
+        "{} that could not be read: {}{more} (hint: let the agent's user read it, or exclude it)",
+        unreadable.count,
+        shown.join("; ")
+    ))
+}
+
 fn already_there(manifest: &Manifest) -> serde_json::Value {
     serde_json::json!({
         "snapshot": manifest.snapshot,
@@ -341,4 +370,21 @@ fn summary(open: &OpenRepository, outcome: &BackupOutcome) -> serde_json::Value 
         "damaged_pages": outcome.damaged_count,
         "outcome": word,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use breakwater_repository::format::manifest::UnreadablePath;
+
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_counted_and_named() {
+        let one = |path: &str| UnreadablePath { path: path.to_owned(), reason: "permission denied".to_owned() };
+        assert_eq!(left_out(&Unreadable::default()), None);
+        let paths = vec![one("a"), one("b"), one("c"), one("d")];
+        let text = left_out(&Unreadable { count: 1200, paths }).unwrap();
+        assert!(text.starts_with("1200 that could not be read: `a`: permission denied; `b`"), "{text}");
+        assert!(text.contains("and 1197 more") && !text.contains("`d`"), "{text}");
+    }
 }

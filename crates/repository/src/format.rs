@@ -27,7 +27,7 @@ mod signed;
 pub mod tombstone;
 pub mod tree;
 
-pub use codec::{Class, Codec};
+pub use codec::{Class, Codec, Compression};
 pub use error::FormatError;
 pub use names::ObjectName;
 pub use pack::{FrameLocation, PackId};

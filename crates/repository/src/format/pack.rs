@@ -232,6 +232,23 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn crc_32c_of_rfc_3720() {
+        // Appendix B.4.
+        let counting: Vec<u8> = (0..32).collect();
+        let falling: Vec<u8> = (0..32).rev().collect();
+        let cases: [(&[u8], u32); 5] = [
+            (&[0; 32], 0x8a91_36aa),
+            (&[0xff; 32], 0x62a8_ab43),
+            (&counting, 0x46dd_794e),
+            (&falling, 0x113f_db5c),
+            (b"123456789", 0xe306_9283),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(crc32c::crc32c(bytes), expected);
+        }
+    }
+
     proptest! {
         #[test]
         fn headers_round_trip_and_every_flip_is_found(session: [u8; 16], number: u32, salt: [u8; 32], bit in 0..1024usize) {

@@ -75,10 +75,7 @@ impl Decoder {
                 self.plain.clear();
                 self.plain.reserve_exact(length);
                 // The buffer may have room for more than this chunk.
-                match tool.decompress_to_buffer(payload, &mut self.plain) {
-                    Ok(written) => Some(written),
-                    Err(_) => None,
-                }
+                tool.decompress_to_buffer(payload, &mut self.plain).ok()
             }
             Codec::Lz4 => lz4_flex::block::decompress_into(payload, self.room(length)).ok(),
             Codec::Gzip => {

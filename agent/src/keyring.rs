@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use breakwater_core::{Chain, RepositoryId};
-use breakwater_crypto::{KeyKind, RecipientKey, WriterKey, key_kind};
+use breakwater_crypto::{KeyKind, ReaperKey, RecipientKey, WriterKey, key_kind};
 use breakwater_repository::Access;
 
 use crate::error::AgentError;
@@ -108,6 +108,14 @@ pub fn read(path: &Path) -> Result<Access, AgentError> {
     Ok(match key_kind(path)? {
         KeyKind::Writer => Access::Writer(WriterKey::read(path)?),
         KeyKind::Recipient => Access::Recipient(RecipientKey::read(path)?),
+        KeyKind::Reaper => Access::Reaper(ReaperKey::read(path)?),
+        KeyKind::Share | KeyKind::Identity | KeyKind::Grant => {
+            return Err(AgentError::Denied(format!(
+                "{} opens nothing by itself: it is a share of a key, an identity or a grant (hint: `brctl --offline --key` \
+                 takes these)",
+                path.display()
+            )));
+        }
     })
 }
 

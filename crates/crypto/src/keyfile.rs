@@ -14,6 +14,10 @@ use crate::{Recipient, RecipientId, RecipientSecret, Secret, Suite};
 
 const WRITER: &str = "breakwater-writer-key";
 const RECIPIENT: &str = "breakwater-key";
+const REAPER: &str = "breakwater-reaper-key";
+const SHARE: &str = "breakwater-key-share";
+const IDENTITY: &str = "breakwater-identity";
+const GRANT: &str = "breakwater-grant";
 /// Larger files are not key files; reading stops there.
 const LARGEST: u64 = 1 << 20;
 
@@ -33,13 +37,46 @@ impl std::fmt::Debug for Fingerprint {
     }
 }
 
-/// The two kinds of key file.
+/// The kinds of key file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyKind {
     /// Adds, and reads structure.
     Writer,
     /// Opens everything.
     Recipient,
+    /// Lists and deletes, opens no content.
+    Reaper,
+    /// One of several shares of a recipient's key.
+    Share,
+    /// The private key of somebody who is granted single snapshots.
+    Identity,
+    /// Opens one snapshot, with an identity.
+    Grant,
+}
+
+impl KeyKind {
+    const fn word(self) -> &'static str {
+        match self {
+            KeyKind::Writer => WRITER,
+            KeyKind::Recipient => RECIPIENT,
+            KeyKind::Reaper => REAPER,
+            KeyKind::Share => SHARE,
+            KeyKind::Identity => IDENTITY,
+            KeyKind::Grant => GRANT,
+        }
+    }
+
+    /// For people, after "is that of".
+    const fn whose(self) -> &'static str {
+        match self {
+            KeyKind::Writer => "a writer key, which cannot open content",
+            KeyKind::Recipient => "a recipient's key",
+            KeyKind::Reaper => "a reaper key, which deletes and opens no content",
+            KeyKind::Share => "one share of a key; hint: give --key with every share",
+            KeyKind::Identity => "an identity; hint: it goes with a grant, as --identity",
+            KeyKind::Grant => "a grant; hint: it goes with the identity that it was made for, --identity",
+        }
+    }
 }
 
 /// What an agent needs to add backups and to read their structure. It opens no content.
@@ -162,13 +199,13 @@ impl RecipientKey {
 }
 
 /// The fields of a key file, with the file's name for errors. Wiped when dropped.
-struct Fields {
+pub(crate) struct Fields {
     path: PathBuf,
     map: Map<String, Value>,
 }
 
 impl Fields {
-    fn load(path: &Path) -> Result<Self, KeyFileError> {
+    pub(crate) fn load(path: &Path) -> Result<Self, KeyFileError> {
         let failed = |source| KeyFileError::Io { path: path.to_owned(), action: "cannot read", source };
         let file = File::open(path).map_err(failed)?;
         let mut text = Zeroizing::new(Vec::new());
@@ -180,52 +217,57 @@ impl Fields {
         }
     }
 
-    fn bad(&self, field: &'static str, problem: &str) -> KeyFileError {
+    pub(crate) fn bad(&self, field: &'static str, problem: &str) -> KeyFileError {
         KeyFileError::Field { path: self.path.clone(), field, problem: problem.to_owned() }
     }
 
-    fn get(&self, field: &'static str) -> Result<&Value, KeyFileError> {
+    pub(crate) fn get(&self, field: &'static str) -> Result<&Value, KeyFileError> {
         self.map.get(field).ok_or_else(|| self.bad(field, "is missing"))
     }
 
-    fn text(&self, field: &'static str) -> Result<&str, KeyFileError> {
+    pub(crate) fn text(&self, field: &'static str) -> Result<&str, KeyFileError> {
         self.get(field)?.as_str().ok_or_else(|| self.bad(field, "is not a text"))
     }
 
-    fn parse<T: for<'a> Deserialize<'a>>(&self, field: &'static str, problem: &str) -> Result<T, KeyFileError> {
+    pub(crate) fn parse<T: for<'a> Deserialize<'a>>(
+        &self,
+        field: &'static str,
+        problem: &str,
+    ) -> Result<T, KeyFileError> {
         T::deserialize(self.get(field)?).map_err(|_| self.bad(field, problem))
     }
 
-    fn secret(&self, field: &'static str) -> Result<Secret, KeyFileError> {
+    pub(crate) fn secret(&self, field: &'static str) -> Result<Secret, KeyFileError> {
         Secret::from_hex(self.text(field)?).ok_or_else(|| self.bad(field, "is not 64 hexadecimal digits"))
     }
 
-    fn fingerprint(&self) -> Result<Fingerprint, KeyFileError> {
+    pub(crate) fn fingerprint(&self) -> Result<Fingerprint, KeyFileError> {
         Ok(Fingerprint(*self.secret("fingerprint")?.expose()))
     }
 
     fn kind(&self) -> Result<KeyKind, KeyFileError> {
-        let kind = match self.text("kind")? {
-            WRITER => KeyKind::Writer,
-            RECIPIENT => KeyKind::Recipient,
-            _ => return Err(self.bad("kind", "is not that of a breakwater key")),
-        };
+        const ALL: [KeyKind; 6] =
+            [KeyKind::Writer, KeyKind::Recipient, KeyKind::Reaper, KeyKind::Share, KeyKind::Identity, KeyKind::Grant];
+        let word = self.text("kind")?;
+        let kind = ALL.into_iter().find(|kind| kind.word() == word);
+        let kind = kind.ok_or_else(|| self.bad("kind", "is not that of a breakwater key"))?;
         if self.get("version")?.as_u64() != Some(1) {
             return Err(self.bad("version", "is not 1; hint: use the breakwater that wrote the file, or a newer one"));
         }
         Ok(kind)
     }
 
-    fn expect_kind(&self, wanted: KeyKind) -> Result<(), KeyFileError> {
-        match (wanted, self.kind()?) {
-            (KeyKind::Writer, KeyKind::Recipient) => Err(self
-                .bad("kind", "is that of a recipient's key; hint: give the writer key that `repository create` made")),
-            (KeyKind::Recipient, KeyKind::Writer) => Err(self.bad(
-                "kind",
-                "is that of a writer key, which cannot open content; hint: give a recipient's key, as the recovery key",
-            )),
-            _ => Ok(()),
+    pub(crate) fn expect_kind(&self, wanted: KeyKind) -> Result<(), KeyFileError> {
+        let found = self.kind()?;
+        if found == wanted {
+            return Ok(());
         }
+        let hint = match wanted {
+            KeyKind::Writer => "; hint: give the writer key that `repository create` made",
+            KeyKind::Recipient if found == KeyKind::Writer => "; hint: give a recipient's key, as the recovery key",
+            _ => "",
+        };
+        Err(self.bad("kind", &format!("is that of {}{hint}", found.whose())))
     }
 }
 
@@ -239,7 +281,7 @@ impl Drop for Fields {
     }
 }
 
-fn write_new(path: &Path, value: Value) -> Result<(), KeyFileError> {
+pub(crate) fn write_new(path: &Path, value: Value) -> Result<(), KeyFileError> {
     let mut text = Zeroizing::new(serde_json::to_vec_pretty(&value).expect("a JSON value can be written"));
     text.push(b'\n');
     let failed = |source| KeyFileError::Io { path: path.to_owned(), action: "cannot write", source };

@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::fmt;
 
-use breakwater_core::{Entropy, ErrorClass, RepositoryId, SessionId, SourceUid, Uid};
+use breakwater_core::{Entropy, ErrorClass, RepositoryId, SessionId, SnapshotId, SourceUid, Uid};
 use hpke::aead::ChaCha20Poly1305;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
@@ -130,6 +130,15 @@ pub enum Purpose<'a> {
         /// The session.
         session: SessionId,
     },
+    /// The secrets that one snapshot needs.
+    Grant {
+        /// The repository.
+        repository: RepositoryId,
+        /// The source.
+        source: SourceUid,
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
 }
 
 impl Purpose<'_> {
@@ -157,6 +166,12 @@ impl Purpose<'_> {
                 info.extend_from_slice(repository.as_bytes());
                 info.extend_from_slice(source.as_bytes());
                 info.extend_from_slice(session.as_bytes());
+            }
+            Purpose::Grant { repository, source, snapshot } => {
+                info.extend_from_slice(b"grant\0");
+                info.extend_from_slice(repository.as_bytes());
+                info.extend_from_slice(source.as_bytes());
+                info.extend_from_slice(snapshot.as_bytes());
             }
         }
         info

@@ -251,7 +251,7 @@ async fn read(
         () = stop.set() => return Err(PipelineError::Cancelled),
         adopted = adopt::adopt(&session, &writer) => adopted,
     };
-    let (suite, id_key) = (repository.suite(), repository.id_key().clone());
+    let (suite, id_key) = (repository.suite(), repository.id_key_of(session.source()).clone());
     let frames: Arc<dyn Frames> = Arc::new(FrameReader::new(&repository, session.source(), repository.read_order()));
     let tree_of_base = base.as_ref().map(|base| base.tree.clone()).unwrap_or_default();
     let mut compared = match &base {

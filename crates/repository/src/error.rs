@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use breakwater_core::{DomainName, ErrorClass, RepositoryId, SessionId, SourceUid, Timestamp};
+use breakwater_core::{DomainName, ErrorClass, RepositoryId, SessionId, SnapshotId, SourceUid, Timestamp};
 use breakwater_crypto::{Fingerprint, SealError};
 use breakwater_storage::StorageError;
 
@@ -228,6 +228,17 @@ pub enum RepositoryError {
         /// The restore key's epoch.
         epoch: u32,
     },
+    /// The grant is for another snapshot.
+    #[error("session {session} is not in the grant, which is for snapshot {snapshot} alone")]
+    NotGranted {
+        /// The session.
+        session: SessionId,
+        /// What was granted.
+        snapshot: SnapshotId,
+    },
+    /// A key that lies locked in the repository does not open.
+    #[error("{0}")]
+    Locked(String),
     /// There is no domain of this name, or the key does not open it.
     #[error("there is no domain `{0}` that this key opens")]
     UnknownDomain(DomainName),
@@ -286,6 +297,8 @@ impl RepositoryError {
             RepositoryError::Fingerprint { .. } => ErrorClass::Corrupt,
             RepositoryError::NeedsRecipient { .. }
             | RepositoryError::Removed { .. }
+            | RepositoryError::NotGranted { .. }
+            | RepositoryError::Locked(_)
             | RepositoryError::NotRecipient { .. } => ErrorClass::Denied,
             RepositoryError::NoRestoreKey { .. }
             | RepositoryError::UnknownDomain(_)

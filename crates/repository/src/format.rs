@@ -3,13 +3,14 @@
 //! Nothing here waits, reads a clock or makes randomness: salts and keys are arguments. Decoding never panics and never
 //! allocates more than its input justifies, whatever the bytes are.
 //!
-//! Reading order: [`names`], [`descriptor`], [`recipients`], [`domain`], [`record`], [`pack`], [`leaf`], [`tree`],
+//! Reading order: [`names`], [`descriptor`], [`recipients`], [`domain`], [`erasure`], [`record`], [`pack`], [`leaf`], [`tree`],
 //! [`references`], [`manifest`], [`open`], [`log`], and what deletion leaves: [`tombstone`], [`moved`], [`gc_plan`].
 
 pub mod codec;
 mod cursor;
 pub mod descriptor;
 pub mod domain;
+pub mod erasure;
 pub mod error;
 pub mod gc_plan;
 pub mod leaf;

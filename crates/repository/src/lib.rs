@@ -36,6 +36,7 @@ pub use fetch::{Names, ReadOrder};
 pub use format::{Class, Codec, FormatError, FrameLocation, ObjectName, PackId};
 pub use frames::FrameReader;
 pub use gc::{GcOptions, GcOutcome, GcReport};
+pub use keys::{Holders, KeyChange, KeyChanged, OpenedGrant};
 pub use region::{Place, Region, RegionState};
 pub use relocation::Relocated;
 pub use repair::{RepairOptions, RepairReport, RepairVerdict};

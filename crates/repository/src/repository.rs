@@ -6,7 +6,7 @@ use std::sync::Arc;
 use breakwater_core::{
     Clock, DomainName, Entropy, ErrorClass, RegionId, RepositoryId, SessionId, SnapshotId, SourceUid, Timestamp,
 };
-use breakwater_crypto::{Fingerprint, RecipientKey, Secret, Suite, WriterKey};
+use breakwater_crypto::{Fingerprint, ReaperKey, RecipientKey, Secret, Suite, WriterKey};
 use bytes::Bytes;
 use futures::StreamExt;
 
@@ -14,7 +14,8 @@ use crate::error::{Cause, RepositoryError, Trouble};
 use crate::format::descriptor::{Descriptor, RegionRecord, Use};
 use crate::format::record::{RecordKey, RecordKind};
 use crate::format::{FormatError, ObjectName};
-use crate::keys::ring::Ring;
+use crate::keys::grants::OpenedGrant;
+use crate::keys::ring::{Opener, Ring};
 use crate::region::{self, Place, Region, RegionState};
 use crate::regions::{RegionHandle, Role};
 
@@ -28,6 +29,10 @@ pub enum Access {
     Writer(WriterKey),
     /// Opens everything.
     Recipient(RecipientKey),
+    /// Lists and deletes; opens no content and names no chunks.
+    Reaper(ReaperKey),
+    /// Opens one snapshot.
+    Grant(OpenedGrant),
 }
 
 impl Access {
@@ -36,6 +41,8 @@ impl Access {
         match self {
             Access::Writer(key) => key.repository,
             Access::Recipient(key) => key.repository,
+            Access::Reaper(key) => key.repository,
+            Access::Grant(grant) => grant.grant.repository,
         }
     }
 
@@ -43,6 +50,8 @@ impl Access {
         match self {
             Access::Writer(key) => key.fingerprint,
             Access::Recipient(key) => key.fingerprint,
+            Access::Reaper(key) => key.fingerprint,
+            Access::Grant(grant) => grant.grant.fingerprint,
         }
     }
 }
@@ -129,6 +138,8 @@ impl Repository {
         let ring = match access {
             Access::Writer(key) => Ring::of_writer(key, &descriptor)?,
             Access::Recipient(key) => Ring::open(key, &descriptor, &regions).await?,
+            Access::Reaper(key) => Ring::of_reaper(key, entropy.as_ref()),
+            Access::Grant(grant) => Ring::of_grant(grant, entropy.as_ref()),
         };
         let inner = Inner { descriptor, descriptor_bytes, fingerprint: pinned, ring, regions, clock, entropy };
         let repository = Repository { inner: Arc::new(inner) };
@@ -205,7 +216,7 @@ impl Repository {
 
     /// Whether content can be opened with this handle's key.
     pub fn opens_content(&self) -> bool {
-        self.inner.ring.opener.is_some()
+        self.inner.ring.opener.is_some() || self.inner.ring.grant.is_some()
     }
 
     /// The key that names the chunks of new sources.
@@ -220,7 +231,7 @@ impl Repository {
 
     /// The key of everything about `source` that is not content.
     pub fn structure_key(&self, source: SourceUid) -> Secret {
-        self.inner.ring.domain_of(source).keys.structure_key(source)
+        self.inner.ring.domain_of(source).structure_key(source)
     }
 
     /// The present moment.
@@ -324,6 +335,11 @@ impl Repository {
         if self.opens_content() { Ok(()) } else { Err(RepositoryError::NeedsRecipient { what }) }
     }
 
+    /// What only a recipient's key gives.
+    pub(crate) fn opener(&self, what: &'static str) -> Result<&Opener, RepositoryError> {
+        self.inner.ring.opener.as_ref().ok_or(RepositoryError::NeedsRecipient { what })
+    }
+
     pub(crate) fn ring(&self) -> &Ring {
         &self.inner.ring
     }
@@ -334,7 +350,7 @@ impl Repository {
 
     /// Finds out which domain each source belongs to, where there are several. What cannot be read now is found out when
     /// the first record of the source is.
-    async fn learn_domains(&self) {
+    pub(crate) async fn learn_domains(&self) {
         if self.inner.ring.domains().len() < 2 {
             return;
         }

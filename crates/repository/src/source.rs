@@ -23,7 +23,7 @@ pub struct Sources {
 }
 
 impl Repository {
-    /// The sources that any region knows of. An error only when no region answers.
+    /// The sources that any region knows of and that this handle's key may open something of. An error only when no region answers.
     pub async fn sources(&self, order: &ReadOrder) -> Result<Sources, RepositoryError> {
         let mut sources = Sources::default();
         for region in order.regions() {
@@ -36,7 +36,12 @@ impl Repository {
                 Ok(names)
             };
             match listed.await {
-                Ok(names) => sources.uids.extend(names.iter().filter_map(|name| name.parse::<SourceUid>().ok())),
+                Ok(names) => sources.uids.extend(
+                    names
+                        .iter()
+                        .filter_map(|name| name.parse::<SourceUid>().ok())
+                        .filter(|uid| self.ring().covers(*uid)),
+                ),
                 Err(trouble) => sources.silent.push(region.cause(trouble)),
             }
         }

@@ -54,7 +54,9 @@ fn explore(rules: &Rules) -> Result<(usize, Reached), String> {
     seen.insert(start.key());
     queue.push_back(start);
     while let Some(state) = queue.pop_front() {
-        if std::env::var_os("GC_CAP").is_some() && seen.len() > 3_000_000 { return Err(format!("CAP {rules:?}")); }
+        if std::env::var_os("GC_CAP").is_some() && seen.len() > 3_000_000 {
+            return Err(format!("CAP {rules:?}"));
+        }
         if let Some(broken) = rules.broken(&state) {
             return Err(format!("{broken} after {} states: {state:?}", seen.len()));
         }

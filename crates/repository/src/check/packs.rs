@@ -114,6 +114,7 @@ pub(crate) async fn examine(
     }
     let mut reading = Reading {
         repository,
+        id_key: repository.id_key_of(frames.source()).clone(),
         pack,
         keys: Arc::new(keys),
         object: bytes,
@@ -202,6 +203,7 @@ async fn secret(frames: &FrameReader, kind: KeyKind, pack: PackId) -> Result<Sec
 /// Reads a pack from its header to its footer.
 struct Reading<'a> {
     repository: &'a Repository,
+    id_key: Secret,
     pack: PackId,
     keys: Arc<Keys>,
     object: &'a ObjectBytes<'a>,
@@ -278,7 +280,7 @@ impl Reading<'_> {
 
     async fn open(&self, window: &[FooterFrame], bytes: Bytes, range: &Range<u64>) -> Vec<(FooterFrame, Opened)> {
         let (keys, pack) = (Arc::clone(&self.keys), self.pack);
-        let (suite, id_key) = (self.repository.suite(), self.repository.id_key().clone());
+        let (suite, id_key) = (self.repository.suite(), self.id_key.clone());
         let (window, range) = (window.to_vec(), range.clone());
         let large = bytes.len() > 64 << 10;
         let open = move || {

@@ -23,6 +23,8 @@ pub enum ObjectName {
     },
     /// `repo/recipients/<n>`: the recipients as they are since change number `n`; the highest counts.
     Recipients(u32),
+    /// `repo/audit/erased/<domain>`
+    Erased(DomainName),
     /// `repo/audit/<id>`: proof of something that was done to the repository as a whole.
     Audit(Uid),
     /// `meta/<source>/source`
@@ -102,6 +104,7 @@ impl ObjectName {
             ["repo", "domain", domain, epoch] => {
                 Some(ObjectName::Domain { domain: DomainName::new(domain).ok()?, epoch: decimal(epoch)? })
             }
+            ["repo", "audit", "erased", domain] => Some(ObjectName::Erased(DomainName::new(domain).ok()?)),
             ["repo", "recipients", number] => Some(ObjectName::Recipients(decimal(number)?)),
             ["repo", "audit", audit] => Some(ObjectName::Audit(id(audit)?)),
             ["meta", source, "source"] => Some(ObjectName::Source(id(source)?)),
@@ -164,6 +167,7 @@ impl ObjectName {
             | ObjectName::Region
             | ObjectName::Domain { .. }
             | ObjectName::Recipients(_)
+            | ObjectName::Erased(_)
             | ObjectName::Audit(_) => None,
             ObjectName::Source(source)
             | ObjectName::SessionKeys(source, _)
@@ -215,6 +219,7 @@ impl fmt::Display for ObjectName {
             ObjectName::Descriptor => f.write_str("repo/descriptor"),
             ObjectName::Region => f.write_str("repo/region"),
             ObjectName::Domain { domain, epoch } => write!(f, "repo/domain/{domain}/{epoch}"),
+            ObjectName::Erased(domain) => write!(f, "repo/audit/erased/{domain}"),
             ObjectName::Recipients(number) => write!(f, "repo/recipients/{number}"),
             ObjectName::Audit(audit) => write!(f, "repo/audit/{audit}"),
             ObjectName::Source(source) => write!(f, "meta/{source}/source"),
@@ -335,6 +340,7 @@ mod tests {
             ObjectName::Domain { domain: DomainName::new("default").unwrap(), epoch: n },
             ObjectName::Source(source),
             ObjectName::Recipients(n),
+            ObjectName::Erased(DomainName::new("default").unwrap()),
             ObjectName::SessionKeys(source, session),
             ObjectName::ResealedKeys(source, session, n),
             ObjectName::Open(source, session),

@@ -112,7 +112,11 @@ impl Everywhere<'_> {
             }
             Ok(Some((session, snapshot)))
         });
-        futures::stream::iter(reads).buffer_unordered(AT_ONCE).try_filter_map(|one| async move { Ok(one) }).try_collect().await
+        futures::stream::iter(reads)
+            .buffer_unordered(AT_ONCE)
+            .try_filter_map(|one| async move { Ok(one) })
+            .try_collect()
+            .await
     }
 
     /// How the session with this register stands.
@@ -246,7 +250,8 @@ fn registers(names: &Names) -> BTreeMap<SessionId, Register> {
     let mut registers: BTreeMap<SessionId, Register> = BTreeMap::new();
     for (key, holders) in &names.objects {
         let name = ObjectName::parse(key);
-        let Some(ObjectName::Register(_, snapshot, session) | ObjectName::Committed(_, snapshot, session)) = &name else {
+        let Some(ObjectName::Register(_, snapshot, session) | ObjectName::Committed(_, snapshot, session)) = &name
+        else {
             continue;
         };
         let none = || Register { snapshot: *snapshot, first: Vec::new(), second: Vec::new() };

@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use breakwater_core::SessionId;
 use breakwater_storage::Payload;
 
+use super::GcOptions;
 use super::census::{Pins, Standing};
 use super::everywhere::{Everywhere, Stop};
-use super::GcOptions;
 use crate::error::RepositoryError;
 use crate::format::ObjectName;
 use crate::format::tombstone::{Tombstone, Was};

@@ -55,7 +55,8 @@ impl Everywhere<'_> {
                     ObjectName::Register(self.source, register.snapshot, *session),
                     ObjectName::Committed(self.source, register.snapshot, *session),
                 ] {
-                    let held = if matches!(name, ObjectName::Register(..)) { &register.first } else { &register.second };
+                    let held =
+                        if matches!(name, ObjectName::Register(..)) { &register.first } else { &register.second };
                     if !held.is_empty() {
                         self.remove(&name, sizes, pace, report).await?;
                     }
@@ -138,13 +139,7 @@ impl Everywhere<'_> {
         Ok(names.objects.keys().filter_map(session).collect())
     }
 
-    async fn remove(
-        &self,
-        name: &ObjectName,
-        size: u64,
-        pace: &mut Pace,
-        report: &mut GcReport,
-    ) -> Result<(), Stop> {
+    async fn remove(&self, name: &ObjectName, size: u64, pace: &mut Pace, report: &mut GcReport) -> Result<(), Stop> {
         self.go_on()?;
         pace.take(1).await;
         self.delete(name).await?;

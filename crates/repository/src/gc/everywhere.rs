@@ -59,7 +59,8 @@ impl Everywhere<'_> {
 
     /// Each region says now that it is the one that was joined.
     pub(super) async fn confirm(&self) -> Result<(), Stop> {
-        let asked = self.repository.regions().iter().map(|region| async move { away(region, region.ask().await.err()) });
+        let asked =
+            self.repository.regions().iter().map(|region| async move { away(region, region.ask().await.err()) });
         all(futures::future::join_all(asked).await)
     }
 

@@ -152,7 +152,9 @@ mod tests {
             codec: Codec::None,
             id: ChunkId([0; 32]),
         };
-        for (place, offset) in [((id(1, 7), 176), 128), ((id(1, 7), 224), 176), ((id(1, 8), 128), 224), ((id(2, 1), 128), 272)] {
+        for (place, offset) in
+            [((id(1, 7), 176), 128), ((id(1, 7), 224), 176), ((id(1, 8), 128), 224), ((id(2, 1), 128), 272)]
+        {
             from.push(from_row(KeyKind::Content, place, &frame(offset))).unwrap();
         }
         from.push(from_row(KeyKind::Structure, (id(2, 1), 128), &frame(320))).unwrap();

@@ -68,8 +68,7 @@ impl Everywhere<'_> {
         let from = from.finish()?;
         let frames = FrameReader::new(self.repository, self.source, self.repository.read_order());
         let rows = LiveRows::new(scratch, MEMORY);
-        let mut marking =
-            Marking { all: self, frames, rows, wanted, seen: HashSet::new(), sessions: BTreeSet::new() };
+        let mut marking = Marking { all: self, frames, rows, wanted, seen: HashSet::new(), sessions: BTreeSet::new() };
         let (mut snapshots, mut settled, mut pins) = (0, Vec::new(), Pins::default());
         let mut undecided: BTreeSet<SessionId> =
             census.opens.iter().filter(|session| !census.registers.contains_key(session)).copied().collect();

@@ -9,7 +9,7 @@ use breakwater_core::SessionId;
 use breakwater_storage::Payload;
 
 use super::everywhere::{Everywhere, Put, Stop};
-use super::moved_packs::{MovedPacks, Movable};
+use super::moved_packs::{Movable, MovedPacks};
 use super::pace::Pace;
 use super::sweep::{ListedPack, Swept, Verdict};
 use super::verdicts::VerdictReader;
@@ -176,12 +176,18 @@ impl<'a> Moving<'a> {
                     if whole.is_some() {
                         return Ok(whole);
                     }
-                    tracing::warn!(region = region.name(), object = key, "a pack is damaged; hint: run `repository repair`");
+                    tracing::warn!(
+                        region = region.name(),
+                        object = key,
+                        "a pack is damaged; hint: run `repository repair`"
+                    );
                 }
                 Err(trouble @ (Trouble::Silent | Trouble::Unusable(_))) => {
                     return Err(Stop::Away(vec![region.cause(trouble)]));
                 }
-                Err(trouble) => tracing::warn!(region = region.name(), object = key, error = %trouble, "a pack cannot be read"),
+                Err(trouble) => {
+                    tracing::warn!(region = region.name(), object = key, error = %trouble, "a pack cannot be read")
+                }
             }
         }
         Ok(None)
@@ -214,9 +220,7 @@ fn grouped(footer: &Footer, chosen: &[usize]) -> Vec<Vec<usize>> {
         let length = u32::try_from(FRAME_HEAD).unwrap_or(u32::MAX).saturating_add(frame.stored);
         let range = FrameRange { offset: frame.offset, length };
         match groups.last_mut() {
-            Some((last, group))
-                if last.reaches(range.offset) && range.end() - u64::from(last.offset) <= READ_MAX =>
-            {
+            Some((last, group)) if last.reaches(range.offset) && range.end() - u64::from(last.offset) <= READ_MAX => {
                 last.extend_over(range);
                 group.push(*index);
             }

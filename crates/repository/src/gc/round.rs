@@ -75,7 +75,8 @@ impl Everywhere<'_> {
             return Ok(());
         }
         let mut deletes = Pace::new(options.deletes_per_second);
-        let mut kept: BTreeSet<SessionId> = swept.kept.iter().chain(&marked.unclear).chain(&marked.pins.sessions).copied().collect();
+        let mut kept: BTreeSet<SessionId> =
+            swept.kept.iter().chain(&marked.unclear).chain(&marked.pins.sessions).copied().collect();
         if swept.delete.objects > 0 {
             let plan = self.plan(self.repository.new_session(), &swept).await?;
             self.delete_packs(verdicts.deletes, &mut deletes, report).await?;
@@ -126,8 +127,7 @@ impl Everywhere<'_> {
             Ok::<_, std::io::Error>((swept, writer.finish()?))
         });
         let listed = self.list_packs(send).await;
-        let (swept, verdicts) =
-            work.await.map_err(|error| Stop::from(std::io::Error::other(error)))??;
+        let (swept, verdicts) = work.await.map_err(|error| Stop::from(std::io::Error::other(error)))??;
         Ok((swept, verdicts, listed?))
     }
 }
@@ -143,9 +143,8 @@ struct Fates {
 impl Fates {
     fn new(census: &Census, marked: &Marked) -> Fates {
         let stays = |session: &SessionId| marked.pins.sessions.contains(session) || marked.unclear.contains(session);
-        let runs = |wanted: RunState| {
-            census.runs.iter().filter(move |(_, state)| **state == wanted).map(|(run, _)| *run)
-        };
+        let runs =
+            |wanted: RunState| census.runs.iter().filter(move |(_, state)| **state == wanted).map(|(run, _)| *run);
         let judged = census.tombs.keys().copied().chain(runs(RunState::Counts)).filter(|one| !stays(one));
         let known = census.opens.iter().chain(census.registers.keys()).chain(census.runs.keys());
         let known = known.chain(census.tombs.keys()).chain(&marked.pins.sessions).copied();

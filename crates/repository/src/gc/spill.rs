@@ -106,10 +106,7 @@ impl<const N: usize> Spill<N> {
     }
 }
 
-fn write<const N: usize>(
-    directory: &Path,
-    rows: impl Iterator<Item = io::Result<[u8; N]>>,
-) -> io::Result<Run<N>> {
+fn write<const N: usize>(directory: &Path, rows: impl Iterator<Item = io::Result<[u8; N]>>) -> io::Result<Run<N>> {
     let file = tempfile::tempfile_in(directory)?;
     let mut output = io::BufWriter::with_capacity(1 << 18, &file);
     let mut count = 0;
@@ -126,12 +123,7 @@ impl<const N: usize> Sorted<N> {
     /// The rows from the first to the last, each once.
     pub fn rows(&self) -> Rows<N> {
         let reader = |run: &Run<N>| RunReader { run: run.clone(), read: 0, buffer: Vec::new(), at: 0 };
-        Rows {
-            runs: self.runs.iter().map(reader).collect(),
-            heads: BinaryHeap::new(),
-            begun: false,
-            last: None,
-        }
+        Rows { runs: self.runs.iter().map(reader).collect(), heads: BinaryHeap::new(), begun: false, last: None }
     }
 
     /// Whether there is no row.

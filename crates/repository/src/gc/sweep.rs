@@ -122,7 +122,14 @@ mod tests {
             ranges: vec![FrameRange { offset: 128, length }],
         };
         let packs = [listed(1, 0), listed(1, 1), listed(1, 2), listed(2, 0), listed(3, 0), listed(4, 0), listed(5, 0)];
-        let live = [needed(0, 9, 5), needed(1, 1, 499), needed(1, 2, 500), needed(1, 3, 5), needed(3, 0, 900), needed(9, 0, 1)];
+        let live = [
+            needed(0, 9, 5),
+            needed(1, 1, 499),
+            needed(1, 2, 500),
+            needed(1, 3, 5),
+            needed(3, 0, 900),
+            needed(9, 0, 1),
+        ];
         let fate = |session: SessionId| match session.as_bytes()[0] {
             1 => Fate::Judged,
             2 => Fate::Stays,

@@ -14,6 +14,7 @@ use super::ring::{DomainRing, OpenedDomain, Opener, RestoreKey, Ring};
 use crate::error::{Cause, RepositoryError, Trouble};
 use crate::format::descriptor::Descriptor;
 use crate::format::domain::{DomainKeys, DomainRecord};
+use crate::format::erasure::ErasureRecord;
 use crate::format::recipients::RecipientsRecord;
 use crate::format::{FormatError, ObjectName};
 use crate::region::{self, Region};
@@ -24,6 +25,8 @@ pub(crate) struct KeyObjects<'a> {
     pub(crate) recipients: BTreeMap<u32, Vec<&'a Arc<Region>>>,
     /// The records of each domain, by epoch.
     pub(crate) domains: BTreeMap<DomainName, BTreeMap<u32, Vec<&'a Arc<Region>>>>,
+    /// Proofs that a domain was erased; not authenticated yet.
+    pub(crate) erased: BTreeMap<DomainName, Vec<&'a Arc<Region>>>,
     /// Regions that did not answer.
     pub(crate) silent: Vec<Cause>,
 }
@@ -31,7 +34,12 @@ pub(crate) struct KeyObjects<'a> {
 impl<'a> KeyObjects<'a> {
     /// Asks all regions.
     pub(crate) async fn look(regions: &'a [Arc<Region>]) -> Self {
-        let mut found = KeyObjects { recipients: BTreeMap::new(), domains: BTreeMap::new(), silent: Vec::new() };
+        let mut found = KeyObjects {
+            recipients: BTreeMap::new(),
+            domains: BTreeMap::new(),
+            erased: BTreeMap::new(),
+            silent: Vec::new(),
+        };
         let lists = regions.iter().map(|region| async move { (region, region.names("repo/").await) });
         for (region, listed) in futures::future::join_all(lists).await {
             let names = match listed {
@@ -47,11 +55,43 @@ impl<'a> KeyObjects<'a> {
                     Some(ObjectName::Domain { domain, epoch }) => {
                         found.domains.entry(domain).or_default().entry(epoch).or_default().push(region);
                     }
+                    Some(ObjectName::Erased(domain)) => found.erased.entry(domain).or_default().push(region),
                     _ => {}
                 }
             }
         }
         found
+    }
+
+    /// The regions that hold a key object.
+    pub(crate) fn holders(&self, name: &ObjectName) -> &[&'a Arc<Region>] {
+        let held = match name {
+            ObjectName::Recipients(number) => self.recipients.get(number),
+            ObjectName::Domain { domain, epoch } => self.domains.get(domain).and_then(|epochs| epochs.get(epoch)),
+            ObjectName::Erased(domain) => self.erased.get(domain),
+            _ => None,
+        };
+        held.map_or(&[], Vec::as_slice)
+    }
+
+    /// What a region still holds that the objects in `present` have replaced.
+    pub(crate) fn replaced_by(&self, present: &[ObjectName], region: &str) -> Vec<ObjectName> {
+        let mut replaced = Vec::new();
+        for name in present {
+            match name {
+                ObjectName::Recipients(number) => {
+                    replaced.extend(self.recipients.range(..number).map(|(older, _)| ObjectName::Recipients(*older)));
+                }
+                ObjectName::Domain { domain, epoch } => {
+                    let older = self.domains.get(domain).into_iter().flat_map(|epochs| epochs.range(..epoch));
+                    replaced
+                        .extend(older.map(|(epoch, _)| ObjectName::Domain { domain: domain.clone(), epoch: *epoch }));
+                }
+                _ => {}
+            }
+        }
+        replaced.retain(|name| self.holders(name).iter().any(|held| held.name() == region));
+        replaced
     }
 }
 
@@ -66,7 +106,14 @@ impl Ring {
         let opener = open_recipients(key, descriptor, &objects).await?;
         let mut domains = Vec::new();
         let mut causes = Vec::new();
-        for (name, epochs) in &objects.domains {
+        let mut erased = BTreeMap::new();
+        for (name, holders) in &objects.erased {
+            match read_erasure(&opener, name, holders).await {
+                Some(record) => drop(erased.insert(name.clone(), record.sources)),
+                None => tracing::warn!(domain = %name, "a proof of an erasure is not authentic, or cannot be read"),
+            }
+        }
+        for (name, epochs) in objects.domains.iter().filter(|(name, _)| !erased.contains_key(*name)) {
             match open_domain(&opener, name, epochs, &mut causes).await? {
                 Some(domain) => domains.push(domain),
                 None => tracing::warn!(domain = %name, "the domain cannot be opened"),
@@ -76,8 +123,23 @@ impl Ring {
             causes.extend(objects.silent);
             return Err(RepositoryError::Unreadable { name: "repo/domain/".to_owned(), causes });
         }
-        Ok(Ring::of_recipient(opener, domains))
+        Ok(Ring::of_recipient(opener, domains, erased))
     }
+}
+
+/// The proof that a domain was erased, if the repository's root authenticates it.
+async fn read_erasure(opener: &Opener, name: &DomainName, holders: &[&Arc<Region>]) -> Option<ErasureRecord> {
+    let object = ObjectName::Erased(name.clone());
+    for region in holders {
+        let Ok(bytes) = region::get(region.place(), &object).await else { continue };
+        match ErasureRecord::decode(&bytes, &opener.root) {
+            Ok(record) if record.domain == *name && record.repository == opener.recipients.repository => {
+                return Some(record);
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Finds the newest list of recipients that is authentic and has this key.
@@ -183,5 +245,5 @@ fn unlock(record: DomainRecord, key: &RecipientKey) -> Result<DomainRing, Reposi
         restore.push(RestoreKey { epoch: one.epoch, public: one.public, secret: Some(secret) });
     }
     let (name, keys) = (record.domain.clone(), DomainKeys::of_root(&root));
-    Ok(DomainRing { name, keys, restore, opened: Some(OpenedDomain { record, root }) })
+    Ok(DomainRing { name, keys, restore, opened: Some(OpenedDomain { record, root }), granted: None })
 }

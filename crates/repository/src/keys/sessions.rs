@@ -19,7 +19,7 @@ impl Repository {
         session: SessionId,
         secret: &Secret,
     ) -> Result<SessionKeys, RepositoryError> {
-        self.seal_session_to(self.ring().domain_of(source).present(), source, session, secret)
+        self.seal_session_to(&self.ring().domain_of(source).present(), source, session, secret)
     }
 
     pub(crate) fn seal_session_to(
@@ -72,6 +72,9 @@ impl Repository {
         session: SessionId,
     ) -> Result<Secret, RepositoryError> {
         self.needs_content("opening content")?;
+        if let Some(granted) = self.granted(source, session) {
+            return granted;
+        }
         let mut first = None;
         for name in self.session_key_names(source, session) {
             let decode = |bytes: &[u8]| self.decode_session_keys(source, session, &name, bytes);
@@ -86,6 +89,13 @@ impl Repository {
         }
         let name = ObjectName::SessionKeys(source, session).to_string();
         Err(first.unwrap_or(RepositoryError::NotFound { name }))
+    }
+
+    /// The secret out of a grant, or that it is not in it; `None` where the handle was not opened with one.
+    pub(crate) fn granted(&self, source: SourceUid, session: SessionId) -> Option<Result<Secret, RepositoryError>> {
+        let grant = self.ring().grant.as_ref()?;
+        let secret = grant.secrets.sessions.get(&session).filter(|_| grant.grant.source == source);
+        Some(secret.cloned().ok_or(RepositoryError::NotGranted { session, snapshot: grant.grant.snapshot }))
     }
 
     /// Opens the bytes of a key record.

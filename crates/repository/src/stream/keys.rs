@@ -103,6 +103,9 @@ impl SecretSource for OpenedSecrets {
         if let Some(secret) = known {
             return Ok(secret);
         }
+        if let Some(granted) = self.repository.granted(self.source, session) {
+            return granted.map_err(StreamError::secret(session));
+        }
         let mut first = None;
         for name in self.repository.session_key_names(self.source, session) {
             let opened = async {

@@ -386,7 +386,8 @@ impl Rules {
         let mut moves = false;
         if is(own.tombs, OLD) {
             plan |= MANIFEST[OLD];
-            let moved = (0..2).any(|run| counts(run) && self.everywhere(state, NEW_PACK[run]) && plan & NEW_PACK[run] == 0);
+            let moved =
+                (0..2).any(|run| counts(run) && self.everywhere(state, NEW_PACK[run]) && plan & NEW_PACK[run] == 0);
             match live & (A | B) {
                 0 => plan |= PACK[OLD],
                 A if moved => plan |= PACK[OLD],

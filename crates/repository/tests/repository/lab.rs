@@ -237,8 +237,20 @@ pub(crate) async fn write(
     files: &Files,
     have: &BTreeMap<[u8; 32], FrameLocation>,
 ) -> Written {
+    write_of(SOURCE, repository, writer, intent, files, have).await
+}
+
+/// The same for another source.
+pub(crate) async fn write_of(
+    source: SourceUid,
+    repository: &Repository,
+    writer: &dyn ObjectWriter,
+    intent: SessionIntent,
+    files: &Files,
+    have: &BTreeMap<[u8; 32], FrameLocation>,
+) -> Written {
     let record = SourceRecord {
-        uid: SOURCE,
+        uid: source,
         name: "db".to_owned(),
         engine: "files".to_owned(),
         identity: "42".to_owned(),
@@ -246,7 +258,7 @@ pub(crate) async fn write(
         created: repository.now(),
     };
     repository.ensure_source(writer, &record).await.unwrap();
-    let session = BackupSession::begin(repository, writer, SOURCE, intent.clone()).await.unwrap();
+    let session = BackupSession::begin(repository, writer, source, intent.clone()).await.unwrap();
     let (mut content, mut structure) = (session.content_packs(), session.structure_packs());
     let mut tree = TreeEncoder::default();
     let mut frames = Vec::new();
@@ -306,7 +318,7 @@ pub(crate) async fn write(
         session: session.id(),
         job: intent.job,
         attempt: intent.attempt,
-        source: ManifestSource { uid: SOURCE, name: "db".to_owned(), engine: "files".to_owned() },
+        source: ManifestSource { uid: source, name: "db".to_owned(), engine: "files".to_owned() },
         domain: repository.domain().clone(),
         scheduled: None,
         started: session.started(),
@@ -357,8 +369,19 @@ pub(crate) async fn restore(
     snapshot: SnapshotId,
     session: SessionId,
 ) -> Result<Files, RepositoryError> {
-    let manifest = repository.manifest(order, SOURCE, snapshot, session).await?;
-    let content = ContentReader::open(repository, SOURCE, &manifest.sessions, order.clone()).await?;
+    restore_of(SOURCE, repository, order, snapshot, session).await
+}
+
+/// The same for another source.
+pub(crate) async fn restore_of(
+    source: SourceUid,
+    repository: &Repository,
+    order: &ReadOrder,
+    snapshot: SnapshotId,
+    session: SessionId,
+) -> Result<Files, RepositoryError> {
+    let manifest = repository.manifest(order, source, snapshot, session).await?;
+    let content = ContentReader::open(repository, source, &manifest.sessions, order.clone()).await?;
     let mut tree = TreeReader::new(repository, order.clone(), &manifest);
     let mut files = Files::new();
     while let Some(entries) = tree.next().await? {

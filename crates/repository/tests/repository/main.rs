@@ -5,6 +5,7 @@
 mod campaign;
 mod create;
 mod damage;
+mod keys;
 mod lab;
 mod packs;
 mod places;

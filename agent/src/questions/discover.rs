@@ -1,4 +1,4 @@
-//! The databases of this host, with YAML that is ready to apply.
+//! The databases of this host, and the directories that people fill, with YAML that is ready to apply.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,6 +15,9 @@ use crate::wiring::{self, LocalServer};
 /// Where programs keep their databases; files that a program has open are found wherever they are.
 const DATA_DIRECTORIES: [&str; 4] = ["/var/lib", "/srv", "/opt", "/home"];
 
+/// Where a host keeps its configuration, what it serves, and what its people have.
+const FILE_TREES: [&str; 3] = ["/etc", "/srv", "/home"];
+
 /// Roles to look with, the one for backups first.
 const ROLES: [&str; 2] = ["breakwater", "postgres"];
 
@@ -28,8 +31,12 @@ const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 pub(super) async fn discover(tools: &Toolbox) -> Result<Value, AgentError> {
     let mut known = BTreeSet::new();
+    let mut trees = file_trees();
     for source in tools.sources.all() {
-        known.extend(wiring::file_of(&source.assigned.engine, &source.assigned.settings_json));
+        let (engine, settings) = (&source.assigned.engine, &source.assigned.settings_json);
+        known.extend(wiring::file_of(engine, settings));
+        let protected = wiring::directories_of(engine, settings);
+        trees.retain(|tree| !protected.iter().any(|directory| tree.starts_with(directory)));
     }
     let look = move || (wiring::local_servers(), sqlite_files(&known));
     let (servers, files) = tokio::task::spawn_blocking(look)
@@ -57,7 +64,26 @@ pub(super) async fn discover(tools: &Toolbox) -> Result<Value, AgentError> {
             "findings": [],
         }));
     }
+    for tree in trees {
+        let name = format!("files-{}", name_part(&tree.file_name().unwrap_or_default().to_string_lossy()));
+        let section = format!("  files:\n    paths: [{}]\n", quoted(&tree.display().to_string()));
+        sources.push(json!({
+            "engine": "files",
+            "name": name,
+            "location": tree,
+            "size_bytes": null,
+            "ready": null,
+            "suggestion_yaml": yaml(tools, &name, &section),
+            "findings": [],
+        }));
+    }
     Ok(json!({ "host": tools.host, "agent": tools.agent, "sources": sources }))
+}
+
+/// Directories that people fill, as far as they hold anything.
+fn file_trees() -> Vec<PathBuf> {
+    let holds_anything = |path: &PathBuf| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+    FILE_TREES.iter().map(PathBuf::from).filter(holds_anything).collect()
 }
 
 /// A server at a socket: looked at with the first role that gets in.

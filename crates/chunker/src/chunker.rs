@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use breakwater_crypto::Secret;
+use breakwater_core::SourceUid;
+use breakwater_crypto::{Secret, derive};
 
 use crate::cipher::Cipher;
 use crate::cutter::Cutter;
@@ -21,6 +22,11 @@ impl Chunker {
     /// places, now and in later versions.
     pub fn new(key: &Secret, sizes: Sizes) -> Chunker {
         Chunker { cipher: Arc::new(Cipher::new(key, sizes.threshold())), sizes }
+    }
+
+    /// The chunker of a source's files: its key is derived from the id key of the source's domain.
+    pub fn of_source(id_key: &Secret, source: SourceUid) -> Chunker {
+        Chunker::new(&derive(id_key, "chunker", &[source.as_bytes()]), Sizes::FILES)
     }
 
     /// The sizes of its chunks.

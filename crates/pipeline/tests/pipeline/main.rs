@@ -4,6 +4,7 @@
 mod cancel;
 mod engine;
 mod hostile;
+mod kinds;
 mod lab;
 mod memory;
 mod regions;

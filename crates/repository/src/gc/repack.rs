@@ -30,12 +30,13 @@ const READ_MAX: u64 = 8 << 20;
 pub(super) struct Moving<'a> {
     all: &'a Everywhere<'a>,
     pace: Pace,
+    repack_below: u8,
     report: &'a mut GcReport,
 }
 
 impl<'a> Moving<'a> {
     pub(super) fn new(all: &'a Everywhere<'a>, options: &GcOptions, report: &'a mut GcReport) -> Self {
-        Moving { all, pace: Pace::new(options.bytes_per_second), report }
+        Moving { all, pace: Pace::new(options.bytes_per_second), repack_below: options.repack_below, report }
     }
 
     /// Moves what `verdicts` name. Sessions of packs that have to stay are added to `kept`.
@@ -136,6 +137,13 @@ impl<'a> Moving<'a> {
         let Some(chosen) = chosen(&footer, &needed) else {
             return Ok(stays(&name, "what snapshots refer to in it are not whole frames"));
         };
+        // Footer and padding count in the listing; a pack of which all frames are needed must not move for ever.
+        let bytes = |frame: &FooterFrame| u64::from(frame.stored) + FRAME_HEAD as u64;
+        let all_bytes: u64 = footer.frames.iter().map(bytes).sum();
+        let chosen_bytes: u64 = chosen.iter().filter_map(|index| footer.frames.get(*index)).map(bytes).sum();
+        if chosen_bytes.saturating_mul(100) >= all_bytes.saturating_mul(u64::from(self.repack_below)) {
+            return Ok(None);
+        }
         let mut frames = Vec::with_capacity(chosen.len());
         for group in grouped(&footer, &chosen) {
             let Some(read) = self.read(&name, &footer, &group).await? else {

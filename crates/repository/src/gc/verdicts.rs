@@ -77,7 +77,7 @@ impl Iterator for VerdictReader {
     fn next(&mut self) -> Option<Self::Item> {
         let mut kind = [0];
         match self.input.read(&mut kind) {
-            Ok(0) => return None,
+            Ok(0) => None,
             Ok(_) => Some(self.rest(kind)),
             Err(error) => Some(Err(error)),
         }

@@ -93,6 +93,10 @@ impl Rules {
     }
 
     fn writer(&self, state: &State, region: usize, out: &mut Vec<State>) {
+        // In two regions what moves is followed without anybody who refers to it anew.
+        if self.scene == Scene::Repack && self.regions == 2 {
+            return;
+        }
         let bit = 1 << region;
         let own = state.sessions;
         let to = |writing| {
@@ -116,7 +120,6 @@ impl Rules {
             }
             Writing::Open => {
                 let mut after = state.put(region, OPEN[WRITER]);
-                out.push(after);
                 after.sessions.opened |= bit;
                 out.push(after);
                 if own.opened != 0 {
@@ -132,7 +135,6 @@ impl Rules {
             }
             Writing::Upload | Writing::Commit => {
                 let mut after = state.put(region, PACK[WRITER]);
-                out.push(after);
                 after.sessions.stored |= bit;
                 out.push(after);
                 if own.adopts && state.has(region, PACK[DEAD]) {
@@ -187,7 +189,8 @@ impl Rules {
             }
         } else {
             put(TOMBSTONE[BASE]);
-            if state.anywhere(MANIFEST[WRITER]) {
+            // What becomes of the writer's own pack is played in the other scene.
+            if self.scene == Scene::Delete && state.anywhere(MANIFEST[WRITER]) {
                 put(TOMBSTONE[WRITER]);
             }
         }
@@ -201,7 +204,8 @@ impl Rules {
             after.sessions.dead_stored |= 1 << region;
             out.push(after);
         }
-        if self.everywhere(state, MANIFEST[WRITER]) && state.has(region, OPEN[WRITER]) {
+        let settled = self.scene == Scene::Delete && self.everywhere(state, MANIFEST[WRITER]);
+        if settled && state.has(region, OPEN[WRITER]) {
             out.push(state.deleted(region, OPEN[WRITER]));
         }
         if self.regions == 2 {
@@ -234,10 +238,10 @@ impl Rules {
         let bit = 1 << region;
         let own = state.workers[number];
         if own.working == Working::Delete {
-            for at in 0..32 {
-                if own.plan & (1 << at) & state.regions[region] != 0 {
-                    out.push(state.deleted(region, 1 << at));
-                }
+            // One after the other.
+            let left = own.plan & state.regions[region];
+            if left != 0 {
+                out.push(state.deleted(region, 1 << left.trailing_zeros()));
             }
             return;
         }
@@ -253,9 +257,9 @@ impl Rules {
             Working::Idle | Working::Delete => return,
             Working::Tombs => worker.tombs |= with(TOMBSTONE),
             Working::Bury => {
-                for session in 0..4 {
+                for (session, tombstone) in TOMBSTONE.into_iter().enumerate() {
                     if own.tombs & (1 << session) != 0 {
-                        after.regions[region] |= TOMBSTONE[session];
+                        after.regions[region] |= tombstone;
                     }
                 }
             }
@@ -286,12 +290,7 @@ impl Rules {
                 }
             }
         }
-        // The effect without the answer, then with it.
-        let mut lost = after;
-        lost.workers[number] = own;
-        if lost != *state {
-            out.push(lost);
-        }
+        // Where the answer is lost, the step is done again: that leads nowhere where a pause here does not.
         out.push(after);
     }
 

@@ -48,7 +48,7 @@ pub async fn files(repository: &Repository, id: &str, wanted: FilesWanted<'_>) -
                 continue;
             }
             if entries.len() >= limit {
-                next = entries.last().and_then(|last: &TreeEntry| Some(escape(&last.path)));
+                next = entries.last().map(|last: &TreeEntry| escape(&last.path));
                 break 'frames;
             }
             entries.push(entry);

@@ -11,6 +11,7 @@ use breakwater_proto::v1;
 use breakwater_proto::v1::repository_work::Work;
 use breakwater_repository::Repository;
 use breakwater_repository::regions::RegionSet;
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::context::JobContext;
@@ -58,15 +59,21 @@ fn unknown() -> AgentError {
     AgentError::Refused(text.to_owned())
 }
 
-/// Does the work, wherever.
+/// Does the work, wherever. When it is stopped, it ends between two of its steps; what is done stays done.
 pub async fn perform(place: &Workplace, work: &v1::RepositoryWork) -> Result<Outcome, AgentError> {
-    match &work.work {
-        Some(Work::Check(spec)) => check::perform(place, spec).await,
-        Some(Work::Verify(spec)) => verify::perform(place, spec).await,
-        Some(Work::Delete(spec)) => delete::perform(place, spec).await,
-        Some(Work::Gc(spec)) => gc::perform(place, spec).await,
-        Some(Work::Repair(spec)) => repair::perform(place, spec).await,
-        None => Err(unknown()),
+    let working: BoxFuture<'_, Result<Outcome, AgentError>> = match &work.work {
+        Some(Work::Check(spec)) => Box::pin(check::perform(place, spec)),
+        Some(Work::Verify(spec)) => Box::pin(verify::perform(place, spec)),
+        Some(Work::Delete(spec)) => Box::pin(delete::perform(place, spec)),
+        // These look at the token themselves, and say what they did.
+        Some(Work::Gc(spec)) => return gc::perform(place, spec).await,
+        Some(Work::Repair(spec)) => return repair::perform(place, spec).await,
+        None => return Err(unknown()),
+    };
+    tokio::select! {
+        biased;
+        () = place.cancel.cancelled() => Err(AgentError::Cancelled),
+        outcome = working => outcome,
     }
 }
 
@@ -109,6 +116,5 @@ pub(super) async fn run(
         })
     };
     let place = context.phase("opening", opening).await?;
-    // Whatever it is, its steps are such that it may be dropped between any two of them.
-    context.phase(phase(work), perform(&place, work)).await
+    context.phase_to_its_end(phase(work), perform(&place, work)).await
 }

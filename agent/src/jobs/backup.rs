@@ -126,9 +126,25 @@ pub(super) async fn run(
     if let (Commit::Committed { .. }, Some(start)) = (&outcome.commit, outcome.manifest.start) {
         source.note_base(start);
     }
+    if matches!(outcome.commit, Commit::Committed { .. }) {
+        settle_losses(&open, &source).await;
+    }
     let mut summary = summary(&open, &outcome);
     summary["compression"] = serde_json::json!(compression);
     Ok(whole_or_not(summary, &outcome.manifest))
+}
+/// Snapshots that had lost something are whole again where this backup has stored it. What stays open is settled by a
+/// later backup or repair.
+async fn settle_losses(open: &OpenRepository, source: &Source) {
+    match open.repository.settle_losses(source.uid).await {
+        Ok(settled) if settled == breakwater_repository::repair::Settled::default() => {}
+        Ok(settled) => {
+            tracing::info!(found = settled.found, open = settled.open, "chunks that were lost are stored anew")
+        }
+        Err(error) => {
+            tracing::warn!(error = %breakwater_core::Chain(&error), "what was lost could not be settled; repair does it");
+        }
+    }
 }
 
 fn refuse_unready(source: &Source, probe: &breakwater_engine::Probe) -> Result<(), AgentError> {
@@ -234,7 +250,16 @@ async fn begin(
             earlier.push(session.open.session);
         }
     }
-    let base = newest(repository, source.uid).await?;
+    let lost = repository.lost_packs(source.uid).await.map_err(doing("looking for losses on record"))?;
+    adopts.retain(|session| !lost.iter().any(|pack| pack.session == *session));
+    let base = match lost.is_empty() {
+        true => newest(repository, source.uid).await?,
+        false => {
+            // What is on record as lost must not be referred to again; it is stored anew with everything else.
+            tracing::warn!(packs = lost.len(), "packs are on record as lost: everything is read and stored anew");
+            None
+        }
+    };
     let bases = base.iter().map(|base| SnapshotSession { snapshot: base.snapshot, session: base.session }).collect();
     let intent = SessionIntent { snapshot, job: context.id, attempt: context.attempt, bases, adopts };
     let session = BackupSession::begin(repository, &writer, source.uid, intent)

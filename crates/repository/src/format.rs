@@ -15,6 +15,7 @@ pub mod error;
 pub mod gc_plan;
 pub mod leaf;
 pub mod log;
+pub mod lost;
 pub mod manifest;
 pub mod moved;
 pub mod names;

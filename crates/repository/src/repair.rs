@@ -8,9 +8,11 @@
 //! durable elsewhere; nothing whole is ever removed. A region gets a manifest only when everything that it leans on is whole
 //! there. A repair may be killed at any point and begun again; where nothing is wrong it writes nothing.
 //!
-//! Reading order: this page, [`sight`] (one name in all regions), [`put`] (how one is made whole), [`places`], [`losses`].
+//! Reading order: this page, [`sight`] (one name in all regions), [`put`] (how one is made whole), [`places`], [`losses`],
+//! [`lost`].
 
 pub mod losses;
+pub mod lost;
 pub(crate) mod places;
 mod put;
 pub(crate) mod sight;
@@ -18,7 +20,7 @@ pub(crate) mod sight;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use breakwater_core::SourceUid;
+use breakwater_core::{Chain, SourceUid};
 
 use crate::error::RepositoryError;
 use crate::format::ObjectName;
@@ -28,6 +30,7 @@ use crate::regions::merge::{Merge, Row};
 use crate::repository::Repository;
 
 pub use losses::Loss;
+pub use lost::Settled;
 use sight::{Sight, Sighted};
 
 /// Entries of each list in a report; more are counted.
@@ -210,7 +213,7 @@ fn in_order(source: SourceUid) -> Vec<String> {
     let meta = |kind: &str| format!("meta/{source}/{kind}");
     let mut all = ["source", "keys/", "open/", "stream/", "history/", "pack/"].map(meta).to_vec();
     all.push(format!("data/{source}/"));
-    all.extend(["moved/", "gc/", "tail/", "snap/"].map(meta));
+    all.extend(["moved/", "lost/", "gc/", "tail/", "snap/"].map(meta));
     all
 }
 
@@ -335,7 +338,18 @@ impl<'a> Work<'a> {
 
     /// Finds out what of the source's snapshots no region has whole.
     async fn losses(&mut self, source: SourceUid) {
-        let found = losses::find(self.repository, source, self.options.read_data).await;
+        if !self.options.dry_run
+            && let Err(error) = self.repository.settle_losses(source).await
+        {
+            self.report.uncertain.get_or_insert(format!("what was lost of source {source}: {}", Chain(&error)));
+        }
+        let mut found = losses::find(self.repository, source, self.options.read_data).await;
+        let chunks = std::mem::take(&mut found.chunks);
+        if !self.options.dry_run
+            && let Err(error) = self.repository.mark_lost(source, chunks).await
+        {
+            self.report.uncertain.get_or_insert(format!("the loss could not be put on record: {}", Chain(&error)));
+        }
         self.report.lost_count += found.count;
         let room = LISTED_MAX.saturating_sub(self.report.lost.len());
         self.report.lost.extend(found.losses.into_iter().take(room));

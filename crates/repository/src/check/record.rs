@@ -8,6 +8,7 @@ use crate::format::descriptor::{Descriptor, RegionRecord};
 use crate::format::domain::DomainRecord;
 use crate::format::gc_plan::{GcFence, GcPlan};
 use crate::format::log::StreamClaim;
+use crate::format::lost::Lost;
 use crate::format::manifest::Manifest;
 use crate::format::moved::Moved;
 use crate::format::open::{OpenRecord, SessionKeys, SourceRecord};
@@ -116,6 +117,10 @@ fn read_of_source(repository: &Repository, name: &ObjectName, bytes: &[u8]) -> R
         (ObjectName::Tombstone(_, snapshot, session), RecordKind::Tombstone) => {
             let tombstone: Tombstone = read_json(WHAT, &json)?;
             (tombstone.snapshot, tombstone.session) == (*snapshot, *session)
+        }
+        (ObjectName::Lost { .. }, RecordKind::Lost) => {
+            read_json::<Lost>(WHAT, &json)?.check(name)?;
+            true
         }
         (ObjectName::Moved { .. }, RecordKind::Moved) => {
             read_json::<Moved>(WHAT, &json)?.check(name)?;

@@ -11,6 +11,7 @@ use super::report::{CheckError, RegionReport};
 use crate::error::RepositoryError;
 use crate::fetch::ReadOrder;
 use crate::format::manifest::Manifest;
+use crate::format::pack::KeyKind;
 use crate::format::tree::{LeafRef, TreeEntry, TreeKind};
 use crate::format::{Class, FormatError, FrameLocation, ObjectName, PackId};
 use crate::frames::FrameReader;
@@ -146,7 +147,7 @@ impl Walk {
         }
         let mut damaged = BTreeSet::new();
         for extent in &extents {
-            for (_, location) in extent.frames(Class::Extent) {
+            for (class, location) in extent.frames(Class::Extent) {
                 if !manifest.sessions.contains(&location.pack.session) {
                     let session = location.pack.session;
                     return Err(Problem::Text(format!("a leaf names session {session}, which the manifest does not")));
@@ -154,7 +155,7 @@ impl Walk {
                 if report.is_found(&ObjectName::ContentPack(self.source, location.pack).to_string()) {
                     damaged.insert(location.pack);
                 }
-                self.find_frame(location).await?;
+                self.find_frame(class, location).await?;
             }
         }
         blamed.extend(&damaged);
@@ -165,8 +166,16 @@ impl Walk {
         Ok(total)
     }
 
-    /// The frame must be in the footer of its pack, in this region.
-    async fn find_frame(&mut self, location: &FrameLocation) -> Result<(), Problem> {
+    /// The frame must be in the footer of its pack, in this region, or of one that it has moved to.
+    async fn find_frame(&mut self, class: Class, location: &FrameLocation) -> Result<(), Problem> {
+        let Err(problem) = self.find_in_place(location).await else { return Ok(()) };
+        match self.frames.relocated(KeyKind::Content, location.pack, &[(class, location.id)]).await {
+            Ok(found) if found.iter().all(Option::is_some) => Ok(()),
+            _ => Err(problem),
+        }
+    }
+
+    async fn find_in_place(&mut self, location: &FrameLocation) -> Result<(), Problem> {
         let pack = location.pack;
         let name = ObjectName::ContentPack(self.source, pack);
         if !self.packs.tables.contains_key(&pack) {

@@ -41,6 +41,15 @@ pub enum ObjectName {
     Committed(SourceUid, SnapshotId, SessionId),
     /// `meta/<source>/snap/<snapshot>.<session>.deleted`: the session's tombstone.
     Tombstone(SourceUid, SnapshotId, SessionId),
+    /// `meta/<source>/lost/<session>-<no>.<run>`: chunks of a pack that no region has whole.
+    Lost {
+        /// The source.
+        source: SourceUid,
+        /// The pack of content.
+        pack: PackId,
+        /// The repair that found it.
+        run: SessionId,
+    },
     /// `meta/<source>/moved/<data|meta>-<session>-<no>.<mover>`: where the frames of a pack are now.
     Moved {
         /// The source.
@@ -133,6 +142,10 @@ impl ObjectName {
                 };
                 Some(ObjectName::Moved { source: id(source)?, kind, pack: pack(name)?, mover: id(mover)? })
             }
+            ["meta", source, "lost", name] => {
+                let (what, run) = name.split_once('.')?;
+                Some(ObjectName::Lost { source: id(source)?, pack: pack(what)?, run: id(run)? })
+            }
             ["meta", source, "gc", name] => match name.split_once('.') {
                 None => Some(ObjectName::GcPlan(id(source)?, id(name)?)),
                 Some((run, "decided")) => Some(ObjectName::GcDecision(id(source)?, id(run)?)),
@@ -176,6 +189,7 @@ impl ObjectName {
             | ObjectName::Register(source, ..)
             | ObjectName::Committed(source, ..)
             | ObjectName::Tombstone(source, ..)
+            | ObjectName::Lost { source, .. }
             | ObjectName::Moved { source, .. }
             | ObjectName::GcPlan(source, _)
             | ObjectName::GcDecision(source, _)
@@ -233,6 +247,7 @@ impl fmt::Display for ObjectName {
             ObjectName::Tombstone(source, snapshot, session) => {
                 write!(f, "meta/{source}/snap/{snapshot}.{session}.deleted")
             }
+            ObjectName::Lost { source, pack, run } => write!(f, "meta/{source}/lost/{pack}.{run}"),
             ObjectName::Moved { source, kind, pack, mover } => {
                 write!(f, "meta/{source}/moved/{}-{pack}.{mover}", word(*kind))
             }
@@ -348,6 +363,7 @@ mod tests {
             ObjectName::Committed(source, snapshot, session),
             ObjectName::Audit(Uid(b)),
             ObjectName::Tombstone(source, snapshot, session),
+            ObjectName::Lost { source, pack, run: session },
             ObjectName::Moved { source, kind: KeyKind::Content, pack, mover: session },
             ObjectName::Moved { source, kind: KeyKind::Structure, pack, mover: session },
             ObjectName::GcPlan(source, session),

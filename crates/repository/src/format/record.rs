@@ -41,6 +41,8 @@ pub enum RecordKind {
     Hold,
     /// Proof of something that was done to the repository as a whole.
     Audit,
+    /// Chunks that no region has whole.
+    Lost,
 }
 
 impl RecordKind {
@@ -60,6 +62,7 @@ impl RecordKind {
             RecordKind::Verified => 11,
             RecordKind::Hold => 12,
             RecordKind::Audit => 13,
+            RecordKind::Lost => 14,
         }
     }
 
@@ -78,6 +81,7 @@ impl RecordKind {
             11 => RecordKind::Verified,
             12 => RecordKind::Hold,
             13 => RecordKind::Audit,
+            14 => RecordKind::Lost,
             _ => return Err(FormatError::Newer { what: WHAT, detail: format!("kind {byte}") }),
         })
     }

@@ -108,6 +108,14 @@ impl Everywhere<'_> {
                 pins.sessions.extend(manifest.sessions.iter().copied());
             }
         }
+        // Where lost chunks were stored anew, older snapshots lean on the packs of the session that did so.
+        for key in self.names(&ObjectName::meta_prefix(self.source, "moved")).await?.objects.keys() {
+            if let Some(ObjectName::Moved { mover, .. }) = ObjectName::parse(key)
+                && !census.runs.contains_key(&mover)
+            {
+                pins.sessions.insert(mover);
+            }
+        }
         let (live, mut sessions) = (marking.rows.finish()?, marking.sessions);
         sessions.extend(pins.sessions.iter().copied());
         let mut moved = LiveRows::new(scratch, MEMORY);

@@ -3,13 +3,15 @@
 //! Invariant: memory does not grow with the number of files; what is not known because a region is silent is said, and not
 //! called lost.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use breakwater_core::{Chain, ErrorClass, SessionId, SnapshotId, SourceUid};
 
 use crate::check::bytes::ObjectBytes;
 use crate::check::packs::{self, Depth};
 use crate::error::RepositoryError;
+use crate::format::lost::LostChunk;
+use crate::format::pack::KeyKind;
 use crate::format::tree::{TreeEntry, TreeKind};
 use crate::format::{Class, FrameLocation, ObjectName, PackId, path};
 use crate::frames::FrameReader;
@@ -18,6 +20,8 @@ use crate::snapshots::{SnapshotStatus, TreeReader, leaf_extents};
 
 /// Packs whose frames are remembered.
 const PACKS_MAX: usize = 256;
+/// Lost chunks of a source that one repair puts on record; the rest comes with the next.
+const CHUNKS_MAX: usize = 1 << 18;
 /// Losses that are listed for one source.
 const LOSSES_MAX: usize = 1000;
 
@@ -44,6 +48,8 @@ pub(super) struct Losses {
     pub(super) losses: Vec<Loss>,
     pub(super) count: u64,
     pub(super) uncertain: Option<String>,
+    /// Chunks of content that are lost, by the pack that references name.
+    pub(super) chunks: BTreeMap<PackId, BTreeSet<LostChunk>>,
 }
 
 /// What is known of a pack in all regions together.
@@ -142,6 +148,7 @@ impl Walk<'_> {
     ) {
         let TreeKind::File { leaves, .. } = &entry.kind else { return };
         let path = || Some(path::escape(&entry.path));
+        let mut named = false;
         for leaf in leaves {
             let extents = match leaf_extents(&self.frames, leaf).await {
                 Ok(extents) => extents,
@@ -152,15 +159,19 @@ impl Walk<'_> {
                 }
             };
             for extent in &extents {
-                for (_, location) in extent.frames(Class::Extent) {
-                    if let Some(why) = self.missing(location).await {
+                for (class, location) in extent.frames(Class::Extent) {
+                    if let Some(why) = self.missing(class, location).await {
                         let pack = ObjectName::ContentPack(self.source, location.pack).to_string();
                         match why {
-                            Ok(why) => losses.push(loss(path(), pack, why)),
+                            Ok(why) => {
+                                losses.chunk(class, location);
+                                // One reason for each file is enough.
+                                if !std::mem::replace(&mut named, true) {
+                                    losses.push(loss(path(), pack, why));
+                                }
+                            }
                             Err(why) => drop(losses.uncertain.get_or_insert(format!("`{pack}`: {why}"))),
                         }
-                        // One reason for each file is enough.
-                        return;
                     }
                 }
             }
@@ -168,7 +179,19 @@ impl Walk<'_> {
     }
 
     /// Why no region has the frame whole; `Err` when that is not known.
-    async fn missing(&mut self, location: &FrameLocation) -> Option<Result<String, String>> {
+    async fn missing(&mut self, class: Class, location: &FrameLocation) -> Option<Result<String, String>> {
+        let why = self.not_in_place(location).await?;
+        // It may lie elsewhere by now.
+        match self.frames.relocated(KeyKind::Content, location.pack, &[(class, location.id)]).await {
+            Ok(found) if found.iter().all(Option::is_some) => None,
+            Ok(_) => Some(why),
+            Err(error) if error.class() == ErrorClass::Unavailable => Some(Err(Chain(&error).to_string())),
+            Err(_) => Some(why),
+        }
+    }
+
+    /// Why no region has the frame whole in the pack that names it; `Err` when that is not known.
+    async fn not_in_place(&mut self, location: &FrameLocation) -> Option<Result<String, String>> {
         if !self.packs.contains_key(&location.pack) {
             match self.examine(location.pack).await {
                 Ok(state) => self.remember(location.pack, state),
@@ -226,6 +249,13 @@ impl Walk<'_> {
 }
 
 impl Losses {
+    fn chunk(&mut self, class: Class, location: &FrameLocation) {
+        if self.chunks.values().map(BTreeSet::len).sum::<usize>() < CHUNKS_MAX {
+            let chunk = LostChunk { class: class.byte(), id: location.id };
+            self.chunks.entry(location.pack).or_default().insert(chunk);
+        }
+    }
+
     fn push(&mut self, loss: Loss) {
         self.count += 1;
         if self.losses.len() < LOSSES_MAX {

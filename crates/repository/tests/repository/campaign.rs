@@ -308,6 +308,33 @@ async fn what_no_region_has_is_named_with_its_snapshot_and_files() {
     let paths: Vec<_> = report.lost.iter().filter_map(|loss| loss.path.clone()).collect();
     assert_eq!(paths, ["base/1/1259", "global/pg_control"]);
     assert!(report.lost.iter().all(|loss| loss.snapshot == rig.kept.snapshot && &&loss.object == mine), "{report:?}");
+    assert!(!rig.brings_back("lost", &["r0", "r1"]).await);
+
+    // It is on record, once, so that the next backup does not lean on it.
+    let on_record = rig.lab.repository.lost_packs(SOURCE).await.unwrap();
+    assert_eq!(on_record.len(), 1);
+    rig.repair(false).await;
+    assert_eq!(rig.lab.repository.lost_packs(SOURCE).await.unwrap(), on_record);
+    let settled = rig.lab.repository.settle_losses(SOURCE).await.unwrap();
+    assert_eq!((settled.found, settled.open), (0, 4), "nothing was stored since");
+
+    // The source still has most of it: stored anew, it serves the old snapshot too, from each region alone.
+    let mut later = rig.files.clone();
+    later.get_mut("global/pg_control").unwrap()[7] ^= 1;
+    backup(&rig.lab, 3, &later).await;
+    let report = rig.repair(false).await;
+    assert_eq!(report.verdict(), RepairVerdict::Lost, "{report:?}");
+    let paths: Vec<_> = report.lost.iter().filter_map(|loss| loss.path.clone()).collect();
+    assert_eq!(paths, ["global/pg_control"], "only what the source has not any more");
+    backup(&rig.lab, 4, &rig.files).await;
+    let settled = rig.lab.repository.settle_losses(SOURCE).await.unwrap();
+    assert_eq!((settled.found, settled.open), (4, 0));
+    assert!(rig.lab.repository.lost_packs(SOURCE).await.unwrap().is_empty());
+    for region in ["r0", "r1"] {
+        assert!(rig.brings_back("found again", &[region]).await, "{region}");
+        assert_eq!(rig.check(region).await.verdict(), Verdict::Sound, "{region}");
+    }
+    assert_eq!(rig.repair(false).await.verdict(), RepairVerdict::Whole);
 }
 
 #[tokio::test]

@@ -10,12 +10,16 @@
 mod adopt;
 mod assemble;
 mod base;
+mod chunk_room;
 mod compress;
+mod earlier;
 mod ending;
 mod known;
 mod listing;
 mod needs;
 mod packer;
+mod pages;
+mod read;
 mod references;
 mod round;
 mod sequence;
@@ -30,29 +34,36 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use breakwater_chunker::{Chunker, Sizes};
 use breakwater_core::{Chain, ErrorClass, SessionId, Timestamp};
-use breakwater_engine::{BackupEnd, BackupSession as EngineSession, RecoveryRange};
+use breakwater_crypto::derive;
+use breakwater_engine::{BackupEnd, BackupSession as EngineSession, Entry, EntryKind, RecoveryRange};
 use breakwater_repository::format::codec::Compression;
 use breakwater_repository::format::manifest::{self, Manifest, ManifestSource};
 use breakwater_repository::format::path::escape;
 use breakwater_repository::session::{CommitOutcome, RegionWriter};
-use breakwater_repository::{BackupSession, Class, FrameLocation, FrameReader, RepositoryError};
+use breakwater_repository::{BackupSession, FrameLocation, FrameReader, RepositoryError};
 use breakwater_runtime::ByteBudget;
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use assemble::{Assembler, Figures};
 use base::Base;
+use chunk_room::ChunkRooms;
+use earlier::BaseChunks;
 use known::Known;
+use listing::Listing;
 use needs::Needs;
 use packer::Packer;
+use pages::ROTATION;
 use references::References;
 use round::{first_reason, round};
 use spool::{Spool, Spooled};
 use structure::{STRUCTURE_ROOM, StructurePacks};
-use worker::{Context, Stop};
+use work::Large;
+use worker::{Context, Lies, Stop, ZeroNames};
 
 use crate::PipelineError;
 use crate::frames::Frames;
@@ -252,67 +263,75 @@ async fn read(
         adopted = adopt::adopt(&session, &writer) => adopted,
     };
     let (suite, id_key) = (repository.suite(), repository.id_key_of(session.source()).clone());
-    let frames: Arc<dyn Frames> = Arc::new(FrameReader::new(&repository, session.source(), repository.read_order()));
+    let reader = FrameReader::new(&repository, session.source(), repository.read_order());
+    let base_chunks = BaseChunks::new(&reader, base.as_ref());
+    let frames: Arc<dyn Frames> = Arc::new(reader);
     let tree_of_base = base.as_ref().map(|base| base.tree.clone()).unwrap_or_default();
     let mut compared = match &base {
-        Some(base) => Base::new(extent_size, &frames, &base.tree),
-        None => Base::none(extent_size),
+        Some(base) => Base::new(&frames, &base.tree),
+        None => Base::none(),
     };
-    let zeros = suite.chunk_id(&id_key, Class::Extent.byte(), &vec![0; extent_size as usize]);
+    let rotation = base.as_ref().map_or(0, |base| (base.rotation + 1) % ROTATION);
     let context = Arc::new(Context {
         extent_size,
         suite,
         compression,
         id_key: id_key.clone(),
+        chunker: Chunker::new(&derive(&id_key, "chunker", &[session.source().as_bytes()]), Sizes::FILES),
         known: Known::new(session.id(), adopted),
+        chunk_rooms: ChunkRooms::new(budget.clone(), needs.modest().total()),
+        base_chunks,
+        base_known: OnceCell::new(),
         packer: Packer::new(session.content_packs(), content_room, uploads.clone()),
         progress: Arc::clone(&progress),
         rate: RateLimit::new(read_rate),
         stop: stop.clone(),
-        zeros,
+        zeros: ZeroNames::default(),
+        rotation,
+        lies: Lies::default(),
     });
     let (packs, references) = (session.structure_packs(), References::new(&scratch));
     let structure = StructurePacks::new(packs, references, (suite, id_key), structure_room, uploads, stop.clone())?;
 
-    let assembler = Assembler::new(extent_size, structure, Spool::new(&scratch), Arc::clone(&progress));
+    let assembler = Assembler::new(extent_size, structure, Spool::new(&scratch), Arc::clone(&progress), false);
     let assembler = round(&context, threads, assembler, |queue| {
-        let (engine, base, progress) = (engine.as_mut(), &mut compared, &progress);
-        async move { listing::list(engine, base, &queue, extent_size, progress, stop).await }
+        let listing = Listing::new(&context, &mut compared, queue);
+        listing.list(engine.as_mut())
     })
     .await?;
-    let (structure, early, figures) = blocking(move || assembler.finish()).await?;
+    let (structure, early, mut figures) = blocking(move || assembler.finish()).await?;
 
     let BackupEnd { mut entries, range, consistent_at, facts, warnings, unreadable } = tokio::select! {
         biased;
         () = stop.set() => return Err(PipelineError::Cancelled),
         end = engine.finish() => end.map_err(PipelineError::engine("ending the read of the source"))?,
     };
+    entries.extend(std::mem::take(&mut figures.again).into_iter().map(read_again));
     entries.sort_by(|one, other| one.path.cmp(&other.path));
-    let assembler = Assembler::new(extent_size, structure, Spool::new(&scratch), Arc::clone(&progress));
+    let assembler = Assembler::new(extent_size, structure, Spool::new(&scratch), Arc::clone(&progress), true);
+    let mut no_base = Base::none();
     let assembler = round(&context, threads, assembler, |queue| {
-        let progress = &progress;
+        let listing = Listing::new(&context, &mut no_base, queue);
         async move {
-            let mut base = Base::none(extent_size);
-            for entry in entries {
-                if !listing::enqueue(entry, &mut base, &queue, extent_size, progress).await {
-                    break;
-                }
-            }
+            listing.all(entries).await;
             Ok(())
         }
     })
     .await?;
-    let Ending { figures: late_figures, tree, references, stored: structure_stored } =
-        blocking(move || end(assembler, early, &context, &tree_of_base)).await?;
+    let lies = context.lies.warning();
+    let Ending { mut figures, tree, references, stored: structure_stored } =
+        blocking(move || end(assembler, early, figures, &context, &tree_of_base)).await?;
     drop(own);
 
-    let figures = figures.with(late_figures);
+    figures.unreadable.add(unreadable);
     let totals = progress.totals();
     let mut sessions = figures.sessions.clone();
     sessions.extend(tree.iter().map(|frame| frame.pack.session));
     let mut warnings = warnings;
     warnings.extend(compared.warning());
+    warnings.extend(lies);
     warnings.extend(figures.damage_in_words());
+    warnings.extend(figures.changes_in_words());
     let intent = session.intent();
     let manifest = Manifest {
         snapshot: intent.snapshot,
@@ -337,16 +356,26 @@ async fn read(
             bytes: figures.bytes,
             read: totals.read,
             new: totals.new,
-            reused: totals.unchanged + totals.repeated,
+            reused: totals.kept + totals.unchanged + totals.repeated,
             zeros: totals.zeros,
             stored: totals.stored + structure_stored,
         },
         warnings,
-        unreadable: in_words(unreadable),
+        unreadable: in_words(std::mem::take(&mut figures.unreadable)),
+        rotation,
         facts,
     };
     let Figures { damaged, damaged_count, .. } = figures;
     Ok(Read { session, writer, log_gate, manifest, totals, damaged, damaged_count })
+}
+
+/// A large file that changed while it was read, as an entry of the second round.
+fn read_again((meta, file): (work::Meta, Arc<Large>)) -> Entry {
+    let work::Meta { path, mode, uid, gid, mtime, last, attributes, stamp, tolerant, .. } = meta;
+    let size = file.change().unwrap_or(file.listed);
+    let (reader, chunking) = (Arc::clone(&file.reader), file.chunking);
+    let kind = EntryKind::File { size, reader, chunking, changed: None };
+    Entry { path, kind, mode, uid, gid, mtime, last, attributes, stamp, tolerant }
 }
 
 /// What could not be read, as the manifest says it.
@@ -371,12 +400,15 @@ struct Ending {
 fn end(
     assembler: Assembler<StructurePacks>,
     early: Spooled,
+    figures: Figures,
     context: &Context,
     base: &[FrameLocation],
 ) -> Result<Ending, PipelineError> {
-    let (mut structure, late, figures) = assembler.finish()?;
+    let (mut structure, late, late_figures) = assembler.finish()?;
     context.packer.finish()?;
-    let tree = ending::write_tree(&mut structure, early, late, base)?;
+    let mut figures = figures.with(late_figures);
+    let left_out = std::mem::take(&mut figures.left_out);
+    let tree = ending::write_tree(&mut structure, early, late, base, &left_out, &mut figures.unreadable)?;
     let (references, stored) = structure.finish()?;
     Ok(Ending { figures, tree, references, stored })
 }
@@ -448,7 +480,24 @@ impl Figures {
         self.sessions.extend(late.sessions);
         self.damaged.extend(late.damaged);
         self.damaged_count += late.damaged_count;
+        self.unreadable.add(late.unreadable);
+        self.left_out.extend(late.left_out);
+        self.changed.0.extend(late.changed.0);
+        self.changed.1 += late.changed.1;
         self
+    }
+
+    fn changes_in_words(&self) -> Vec<String> {
+        let (paths, count) = &self.changed;
+        let line = |path: &Vec<u8>| {
+            format!("{} changed whenever it was read; what is stored may be of several moments", path.escape_ascii())
+        };
+        let mut lines: Vec<String> = paths.iter().take(DAMAGE_SHOWN).map(line).collect();
+        let more = count.saturating_sub(lines.len() as u64);
+        if more > 0 {
+            lines.push(format!("{more} more files changed whenever they were read"));
+        }
+        lines
     }
 
     fn damage_in_words(&self) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! Counters of a run that anybody may read while it goes on.
 //!
-//! Invariant: every counter only grows, and a byte is counted once: read, then as unchanged, repeated, zero or new. Who shows
+//! Invariant: every counter only grows, and a byte is counted once: kept, or read and then as unchanged, repeated, zero or new. Who shows
 //! them decides how often to look; the run never waits for its watcher.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ pub struct Progress {
     files: AtomicU64,
     expected: AtomicU64,
     read: AtomicU64,
+    kept: AtomicU64,
     unchanged: AtomicU64,
     repeated: AtomicU64,
     zeros: AtomicU64,
@@ -32,7 +33,10 @@ pub struct Totals {
     pub expected: u64,
     /// Bytes of content read from the source (restore: written to the target).
     pub read: u64,
-    /// Of those, bytes that are as they were in the base.
+    /// Bytes taken from the base without reading them, because the source says that they have not changed.
+    #[serde(default)]
+    pub kept: u64,
+    /// Of the bytes read, those that are as they were in the base.
     pub unchanged: u64,
     /// Of those, bytes that this run, or a dead run before it, has stored already.
     pub repeated: u64,
@@ -62,6 +66,7 @@ impl Progress {
             files: get(&self.files),
             expected: get(&self.expected),
             read: get(&self.read),
+            kept: get(&self.kept),
             unchanged: get(&self.unchanged),
             repeated: get(&self.repeated),
             zeros: get(&self.zeros),
@@ -93,6 +98,10 @@ impl Progress {
             Kind::New => &self.new,
         };
         counter.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn kept(&self, bytes: u64) {
+        self.kept.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn stored(&self, bytes: u64) {

@@ -6,12 +6,12 @@ use breakwater_repository::format::pack::KeyKind;
 use breakwater_repository::session::RegionWriter;
 use breakwater_repository::{BackupSession, RepositoryError};
 
-use super::known::Adopted;
+use super::known::Earlier;
 
 /// Reads the footers of the packs of every session that `session` adopts. What cannot be read is stored again; packs that
 /// some region lacks become its debt.
-pub(crate) async fn adopt(session: &BackupSession, writer: &RegionWriter) -> Adopted {
-    let mut adopted = Adopted::default();
+pub(crate) async fn adopt(session: &BackupSession, writer: &RegionWriter) -> Earlier {
+    let mut adopted = Earlier::default();
     let mut incomplete = false;
     for dead in &session.intent().adopts {
         if let Err(error) = adopt_one(session, *dead, &mut adopted, &mut incomplete).await {
@@ -37,7 +37,7 @@ pub(crate) async fn adopt(session: &BackupSession, writer: &RegionWriter) -> Ado
 async fn adopt_one(
     session: &BackupSession,
     dead: SessionId,
-    adopted: &mut Adopted,
+    adopted: &mut Earlier,
     incomplete: &mut bool,
 ) -> Result<(), RepositoryError> {
     let mut footers = session.repository().session_footers(session.source(), dead).await?;
@@ -56,7 +56,12 @@ async fn adopt_one(
             continue;
         }
         adopted.pack(pack.id);
-        for frame in pack.footer.frames.iter().filter(|frame| frame.class == Class::Extent) {
+        for frame in pack
+            .footer
+            .frames
+            .iter()
+            .filter(|frame| matches!(frame.class, Class::Extent | Class::Chunk | Class::PageRun))
+        {
             adopted.chunk(frame.id, frame.offset, frame.stored, frame.codec);
         }
     }

@@ -4,22 +4,23 @@
 //! where small files that share a leaf are parted depends on their names alone. So an unchanged leaf has the id it had, and
 //! is referred to instead of written.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use breakwater_core::SessionId;
+use breakwater_engine::{Chunking, Unreadable};
 use breakwater_repository::format::leaf::{self, Extent};
 use breakwater_repository::format::tree::{LeafRef, TreeEntry, TreeKind};
 use breakwater_repository::format::{Class, FrameLocation};
 
 use super::sequence::Sink;
 use super::spool::{Spool, Spooled};
-use super::work::{Meta, MetaKind, Run};
+use super::work::{Large, Meta, MetaKind, Run};
 use crate::PipelineError;
 use crate::progress::Progress;
 
 /// A file of so many extents does not share leaves.
-const OWN_LEAF: u64 = 64;
+const OWN_LEAF: usize = 64;
 
 /// One in so many small files begins a new shared leaf.
 const PARTING: u64 = 64;
@@ -30,19 +31,55 @@ const PENDING_MAX: usize = 4096;
 /// Damaged pages named; more are only counted.
 const DAMAGE_NAMED: usize = 100;
 
+/// Files named that changed whenever they were read.
+const CHANGED_NAMED: usize = 20;
+
 /// What a thread has made of its claim.
 #[derive(Debug)]
 pub(crate) enum Done {
-    Begin(Meta),
-    Extent(ExtentDone),
+    /// Whole entries.
+    Batch(Vec<FileDone>),
+    /// A large file begins.
+    Begin(Meta, Arc<Large>),
+    /// Some of its extents.
+    Extents(ExtentsDone),
 }
 
-/// One extent, stored or known.
+/// One entry, read as a whole.
 #[derive(Debug)]
-pub(crate) struct ExtentDone {
+pub(crate) struct FileDone {
+    pub(crate) meta: Meta,
+    pub(crate) reading: Reading,
+}
+
+/// What reading an entry gave.
+#[derive(Debug)]
+pub(crate) enum Reading {
+    /// It has no content.
+    Nothing,
+    Content(ContentDone),
+    /// It is left out.
+    Failed(String),
+}
+
+/// The content of a file.
+#[derive(Debug)]
+pub(crate) struct ContentDone {
+    pub(crate) extents: Vec<Extent>,
+    /// Bytes of every extent but the last; 0 where the content decides.
+    pub(crate) extent_size: u32,
+    /// Leaves of the base that held it.
+    pub(crate) base_leaves: Vec<FrameLocation>,
+    pub(crate) damaged: Vec<u64>,
+    /// It changed whenever it was read.
+    pub(crate) changed: bool,
+}
+
+/// Extents of the large file begun last, stored or known.
+#[derive(Debug)]
+pub(crate) struct ExtentsDone {
     pub(crate) run: Arc<Run>,
-    /// `None` when nothing was left to read.
-    pub(crate) extent: Option<Extent>,
+    pub(crate) extents: Vec<Extent>,
     /// Fewer bytes were there than the listing promised: the file ends here.
     pub(crate) short: bool,
     pub(crate) damaged: Vec<u64>,
@@ -72,6 +109,8 @@ pub(crate) struct Assembler<L> {
     leaves: L,
     spool: Spool,
     progress: Arc<Progress>,
+    /// No later round reads a changed file again.
+    last_round: bool,
     /// The leaf being filled.
     extents: Vec<Extent>,
     /// Leaves of the base that the one being filled may be equal to.
@@ -91,24 +130,39 @@ pub(crate) struct Figures {
     pub(crate) sessions: BTreeSet<SessionId>,
     pub(crate) damaged: Vec<DamagedPage>,
     pub(crate) damaged_count: u64,
+    pub(crate) unreadable: Unreadable,
+    /// Files that changed whenever they were read: the first ones, and how many.
+    pub(crate) changed: (Vec<Vec<u8>>, u64),
+    /// Large files that changed while they were read, to be read again.
+    pub(crate) again: Vec<(Meta, Arc<Large>)>,
+    /// Paths of files that are left out: further names of them are too.
+    pub(crate) left_out: HashSet<Vec<u8>>,
 }
 
 struct Pending {
     meta: Meta,
     size: u64,
+    extent_size: u32,
     leaves: Vec<LeafRef>,
     /// Where its part of the leaf being filled begins.
     part: Option<usize>,
+    /// The file has ended before its listed end.
     ended: bool,
+    changed: bool,
+    failed: Option<String>,
+    large: Option<Arc<Large>>,
+    /// Its neighbours do not share its leaves.
+    has_own_leaves: bool,
 }
 
 impl<L: LeafStore> Assembler<L> {
-    pub(crate) fn new(extent_size: u32, leaves: L, spool: Spool, progress: Arc<Progress>) -> Self {
+    pub(crate) fn new(extent_size: u32, leaves: L, spool: Spool, progress: Arc<Progress>, last_round: bool) -> Self {
         Assembler {
             extent_size,
             leaves,
             spool,
             progress,
+            last_round,
             extents: Vec::new(),
             known: Vec::new(),
             pending: VecDeque::new(),
@@ -122,36 +176,48 @@ impl<L: LeafStore> Assembler<L> {
         Ok((self.leaves, self.spool.finish()?, self.figures))
     }
 
-    fn begin(&mut self, meta: Meta) -> Result<(), PipelineError> {
-        let extents = match meta.kind {
-            MetaKind::File { listed } => listed.div_ceil(u64::from(self.extent_size.max(1))),
-            MetaKind::Other(_) => 0,
-        };
-        let previous_is_large =
-            self.pending.back().is_some_and(|pending| pending.extents(self.extent_size) >= OWN_LEAF);
-        let does_not_fit = self.extents.len() as u64 + extents > leaf::EXTENTS_MAX as u64;
-        let parts =
-            extents > 0 && (extents >= OWN_LEAF || does_not_fit || path_hash(&meta.path).is_multiple_of(PARTING));
+    fn begin(&mut self, pending: Pending, extents: usize) -> Result<(), PipelineError> {
+        let large = pending.large.is_some() || extents >= OWN_LEAF;
+        let previous_is_large = self.pending.back().is_some_and(|pending| pending.has_own_leaves);
+        let does_not_fit = self.extents.len() + extents > leaf::EXTENTS_MAX;
+        let parts = large || (extents > 0 && (does_not_fit || path_hash(&pending.meta.path).is_multiple_of(PARTING)));
         if parts || previous_is_large || self.pending.len() >= PENDING_MAX {
             self.cut(false)?;
         }
-        self.pending.push_back(Pending { meta, size: 0, leaves: Vec::new(), part: None, ended: false });
-        if self.extents.is_empty() && extents == 0 {
+        let waits = large || extents > 0;
+        self.pending.push_back(Pending { has_own_leaves: large, ..pending });
+        if self.extents.is_empty() && !waits {
             self.cut(false)?;
         }
         Ok(())
     }
 
-    fn extent(&mut self, done: ExtentDone) -> Result<(), PipelineError> {
-        for page in done.damaged {
-            self.figures.damaged_count += 1;
-            if self.figures.damaged.len() < DAMAGE_NAMED {
-                self.figures.damaged.push(DamagedPage { path: done.run.path.to_vec(), page });
+    fn file(&mut self, done: FileDone) -> Result<(), PipelineError> {
+        let FileDone { meta, reading } = done;
+        let mut pending = Pending::new(meta, self.extent_size);
+        match reading {
+            Reading::Nothing => self.begin(pending, 0),
+            Reading::Failed(reason) => {
+                pending.failed = Some(reason);
+                self.begin(pending, 0)
+            }
+            Reading::Content(content) => {
+                (pending.extent_size, pending.changed) = (content.extent_size, content.changed);
+                self.damage(&pending.meta.path, content.damaged);
+                self.begin(pending, content.extents.len())?;
+                self.extents(content.extents, &content.base_leaves)
             }
         }
-        if self.extents.len() >= leaf::EXTENTS_MAX {
-            self.cut(true)?;
-        }
+    }
+
+    fn large(&mut self, meta: Meta, file: Arc<Large>) -> Result<(), PipelineError> {
+        let extent_size = if file.chunking == Chunking::ContentDefined { 0 } else { self.extent_size };
+        let pending = Pending { large: Some(file), ..Pending::new(meta, extent_size) };
+        self.begin(pending, 0)
+    }
+
+    fn extents_of_large(&mut self, done: ExtentsDone) -> Result<(), PipelineError> {
+        self.damage(&done.run.file.path, done.damaged);
         let Some(file) = self.pending.back_mut() else {
             return Err(PipelineError::Defect("an extent came before its file".to_owned()));
         };
@@ -159,20 +225,41 @@ impl<L: LeafStore> Assembler<L> {
             return Ok(());
         }
         file.ended = done.short;
-        let Some(extent) = done.extent else { return Ok(()) };
-        file.part.get_or_insert(self.extents.len());
-        file.size += u64::from(extent.plain());
-        for (_, location) in extent.frames(Class::Extent) {
-            self.figures.sessions.insert(location.pack.session);
-            self.leaves.needs(location)?;
+        self.extents(done.extents, &done.run.base_leaves)
+    }
+
+    /// Adds extents to the last entry.
+    fn extents(&mut self, extents: Vec<Extent>, base_leaves: &[FrameLocation]) -> Result<(), PipelineError> {
+        for extent in extents {
+            if self.extents.len() >= leaf::EXTENTS_MAX {
+                self.cut(true)?;
+            }
+            let Some(file) = self.pending.back_mut() else {
+                return Err(PipelineError::Defect("an extent came before its file".to_owned()));
+            };
+            file.part.get_or_insert(self.extents.len());
+            file.size += u64::from(extent.plain());
+            for (_, location) in extent.frames(Class::Extent) {
+                self.figures.sessions.insert(location.pack.session);
+                self.leaves.needs(location)?;
+            }
+            self.extents.push(extent);
         }
-        self.extents.push(extent);
-        for leaf in &done.run.base_leaves {
+        for leaf in base_leaves {
             if !self.known.contains(leaf) {
                 self.known.push(*leaf);
             }
         }
         Ok(())
+    }
+
+    fn damage(&mut self, path: &[u8], pages: Vec<u64>) {
+        for page in pages {
+            self.figures.damaged_count += 1;
+            if self.figures.damaged.len() < DAMAGE_NAMED {
+                self.figures.damaged.push(DamagedPage { path: path.to_vec(), page });
+            }
+        }
     }
 
     /// Ends the leaf being filled, and lets go of every entry that needs no further leaf. With `keep_last` the last one
@@ -201,28 +288,63 @@ impl<L: LeafStore> Assembler<L> {
     }
 
     fn emit(&mut self, pending: Pending) -> Result<(), PipelineError> {
-        let Meta { path, mode, uid, gid, mtime, last, attributes, stamp, kind } = pending.meta;
-        let kind = match kind {
-            MetaKind::File { .. } => {
-                TreeKind::File { size: pending.size, extent: self.extent_size, leaves: pending.leaves }
+        let Pending { meta, size, extent_size, leaves, mut changed, mut failed, large, .. } = pending;
+        if let Some(large) = large {
+            failed = large.failure().map(str::to_owned);
+            if large.change().is_some() && failed.is_none() {
+                if !self.last_round {
+                    self.figures.again.push((meta, large));
+                    return Ok(());
+                }
+                changed = true;
             }
+        }
+        let Meta { path, mode, uid, gid, mtime, last, attributes, stamp, tolerant, kind } = meta;
+        if let MetaKind::Other(TreeKind::Hardlink { target }) = &kind
+            && self.figures.left_out.contains(target)
+            && tolerant
+        {
+            failed = Some("the file that it is another name of could not be read".to_owned());
+        }
+        if let Some(reason) = failed {
+            self.figures.left_out.insert(path.clone());
+            self.figures.unreadable.note(path, reason);
+            return Ok(());
+        }
+        let is_file = matches!(kind, MetaKind::File);
+        let kind = match kind {
+            MetaKind::File => TreeKind::File { size, extent: extent_size, leaves },
             MetaKind::Other(kind) => kind,
         };
-        let is_file = matches!(kind, TreeKind::File { .. });
         self.figures.files += u64::from(is_file);
         self.figures.others += u64::from(!is_file);
-        self.figures.bytes += pending.size;
+        self.figures.bytes += size;
+        if changed {
+            self.figures.changed.1 += 1;
+            if self.figures.changed.0.len() < CHANGED_NAMED {
+                self.figures.changed.0.push(path.clone());
+            }
+        }
         self.progress.entry(is_file);
-        let changed = false;
+        // What was read of a changing file is not what its stamp stands for.
+        let stamp = stamp.filter(|_| !changed);
         self.spool.push(&TreeEntry { path, kind, mode, uid, gid, mtime, last, attributes, stamp, changed })
     }
 }
 
 impl Pending {
-    fn extents(&self, extent_size: u32) -> u64 {
-        match self.meta.kind {
-            MetaKind::File { listed } => listed.div_ceil(u64::from(extent_size.max(1))),
-            MetaKind::Other(_) => 0,
+    fn new(meta: Meta, extent_size: u32) -> Pending {
+        Pending {
+            meta,
+            size: 0,
+            extent_size,
+            leaves: Vec::new(),
+            part: None,
+            ended: false,
+            changed: false,
+            failed: None,
+            large: None,
+            has_own_leaves: false,
         }
     }
 }
@@ -232,8 +354,9 @@ impl<L: LeafStore> Sink<Done> for Assembler<L> {
 
     fn accept(&mut self, done: Done) -> Result<(), PipelineError> {
         match done {
-            Done::Begin(meta) => self.begin(meta),
-            Done::Extent(extent) => self.extent(extent),
+            Done::Batch(files) => files.into_iter().try_for_each(|file| self.file(file)),
+            Done::Begin(meta, file) => self.large(meta, file),
+            Done::Extents(extents) => self.extents_of_large(extents),
         }
     }
 }
@@ -253,8 +376,10 @@ mod tests {
     use breakwater_core::{Attributes, Timestamp};
     use breakwater_crypto::ChunkId;
     use breakwater_engine::{EngineError, ExtentReader, ReadExtent};
+    use breakwater_repository::format::tree::TreeDecoder;
     use breakwater_repository::format::{Codec, PackId};
 
+    use super::super::work::{Content, Mode};
     use super::*;
 
     const EXTENT: u32 = 100;
@@ -293,20 +418,10 @@ mod tests {
     /// Feeds files of so many extents; the content of an extent is its file's path.
     fn assemble(files: &[(String, u64)]) -> (Leaves, Vec<TreeEntry>) {
         let spool = Spool::new(&std::env::temp_dir());
-        let mut assembler = Assembler::new(EXTENT, Leaves::default(), spool, Arc::default());
+        let mut assembler = Assembler::new(EXTENT, Leaves::default(), spool, Arc::default(), true);
         for (path, extents) in files {
             let (path, listed) = (path.as_bytes().to_vec(), extents * u64::from(EXTENT));
             let id = path_hash(&path);
-            let run = Run {
-                path: path.as_slice().into(),
-                reader: Arc::new(NoReader),
-                first: 0,
-                count: *extents,
-                listed,
-                base: Vec::new(),
-                base_leaves: Vec::new(),
-            };
-            let (run, kind) = (Arc::new(run), MetaKind::File { listed });
             let meta = Meta {
                 path,
                 mode: 0,
@@ -316,20 +431,44 @@ mod tests {
                 last: false,
                 attributes: Attributes::default(),
                 stamp: None,
-                kind,
+                tolerant: false,
+                kind: MetaKind::File,
             };
-            assembler.accept(Done::Begin(meta)).unwrap();
-            for index in 0..*extents {
-                let extent = Some(Extent::Stored(location(16, id ^ index)));
-                let done = ExtentDone { run: Arc::clone(&run), extent, short: false, damaged: Vec::new() };
-                assembler.accept(Done::Extent(done)).unwrap();
+            let extents = (0..*extents).map(|index| Extent::Stored(location(16, id ^ index)));
+            if listed <= 1000 {
+                let (extents, base_leaves, damaged) = (extents.collect(), Vec::new(), Vec::new());
+                let content = ContentDone { extents, extent_size: EXTENT, base_leaves, damaged, changed: false };
+                let file = FileDone { meta, reading: Reading::Content(content) };
+                assembler.accept(Done::Batch(vec![file])).unwrap();
+                continue;
+            }
+            let content = Content {
+                reader: Arc::new(NoReader),
+                listed,
+                chunking: Chunking::Extents,
+                sparse: false,
+                changed: None,
+                kept: false,
+                base: Vec::new(),
+                base_leaves: Vec::new(),
+            };
+            let file = Arc::new(Large::new(&meta.path, &content, false, listed / u64::from(EXTENT)));
+            let (base, base_leaves, mode) = (Vec::new(), Vec::new(), Mode::Extents);
+            let run = Run { file: Arc::clone(&file), first: 0, count: 1, mode, base, base_leaves };
+            let run = Arc::new(run);
+            assembler.accept(Done::Begin(meta, file)).unwrap();
+            for extent in extents {
+                let run = Arc::clone(&run);
+                let done = ExtentsDone { run, extents: vec![extent], short: false, damaged: Vec::new() };
+                assembler.accept(Done::Extents(done)).unwrap();
             }
         }
         let (leaves, mut spooled, _) = assembler.finish().unwrap();
         let mut none = Spool::new(&std::env::temp_dir()).finish().unwrap();
         let mut entries = Vec::new();
-        while let Some(entry) = super::super::spool::merged(&mut spooled, &mut none).unwrap() {
-            entries.push(entry);
+        let mut decoder = TreeDecoder::default();
+        while let Some(line) = super::super::spool::merged(&mut spooled, &mut none).unwrap() {
+            entries.extend(decoder.frame(&line.bytes).unwrap());
         }
         (leaves, entries)
     }

@@ -17,7 +17,6 @@ use crate::frames::{Frames, LeafReader, TreeReader};
 pub(crate) struct Base {
     reading: Option<Reading>,
     warning: Option<String>,
-    extent_size: u32,
 }
 
 struct Reading {
@@ -28,18 +27,36 @@ struct Reading {
 /// Where the base keeps one file; read from the front to the back.
 pub(crate) struct BaseFile {
     parts: std::collections::VecDeque<LeafRef>,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// The engine's token for its content.
+    pub(crate) stamp: Option<String>,
+    /// It was being changed when it was read.
+    pub(crate) changed: bool,
+}
+
+impl BaseFile {
+    /// Extents that were not read yet.
+    pub(crate) fn extents(&self) -> u64 {
+        self.parts.iter().map(|part| u64::from(part.count)).sum()
+    }
+
+    /// The leaves that hold them.
+    pub(crate) fn leaves(&self) -> Vec<FrameLocation> {
+        self.parts.iter().map(|part| part.leaf).collect()
+    }
 }
 
 impl Base {
     /// No base: everything is new.
-    pub(crate) fn none(extent_size: u32) -> Base {
-        Base { reading: None, warning: None, extent_size }
+    pub(crate) fn none() -> Base {
+        Base { reading: None, warning: None }
     }
 
-    pub(crate) fn new(extent_size: u32, frames: &Arc<dyn Frames>, tree: &[FrameLocation]) -> Base {
+    pub(crate) fn new(frames: &Arc<dyn Frames>, tree: &[FrameLocation]) -> Base {
         let reading =
             Reading { tree: TreeReader::new(Arc::clone(frames), tree), leaves: LeafReader::new(Arc::clone(frames)) };
-        Base { reading: Some(reading), warning: None, extent_size }
+        Base { reading: Some(reading), warning: None }
     }
 
     /// Why the base was given up.
@@ -47,13 +64,13 @@ impl Base {
         self.warning.clone()
     }
 
-    /// The file at `path` in the base. Paths must be asked for in ascending order.
-    pub(crate) async fn file(&mut self, path: &[u8]) -> Option<BaseFile> {
-        let found = self.find(path).await;
+    /// The file at `path` in the base, if it is cut into extents of `extent_size`. Paths must be asked for in ascending order.
+    pub(crate) async fn file(&mut self, path: &[u8], extent_size: u32) -> Option<BaseFile> {
+        let found = self.find(path, extent_size).await;
         self.or_give_up(found).flatten()
     }
 
-    async fn find(&mut self, path: &[u8]) -> Result<Option<BaseFile>, PipelineError> {
+    async fn find(&mut self, path: &[u8], extent_size: u32) -> Result<Option<BaseFile>, PipelineError> {
         let Some(reading) = &mut self.reading else { return Ok(None) };
         while let Some(entry) = reading.tree.peek().await? {
             if entry.path.as_slice() > path {
@@ -63,8 +80,9 @@ impl Base {
             let Some(entry) = reading.tree.next().await? else { return Ok(None) };
             if is_it {
                 return Ok(match entry.kind {
-                    TreeKind::File { extent, leaves, .. } if extent == self.extent_size => {
-                        Some(BaseFile { parts: leaves.into() })
+                    TreeKind::File { size, extent, leaves } if extent == extent_size => {
+                        let (parts, stamp, changed) = (leaves.into(), entry.stamp, entry.changed);
+                        Some(BaseFile { parts, size, stamp, changed })
                     }
                     _ => None,
                 });

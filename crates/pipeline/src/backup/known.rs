@@ -1,4 +1,4 @@
-//! Chunks that need not be stored again: those of this session and those that dead sessions have left.
+//! Chunks that need not be stored again: those of this session, those that dead sessions have left, and those of the base.
 //!
 //! Invariant: a chunk is answered only where it lies in a pack of this session or in one that a region holds already, and
 //! two threads never store the same chunk: the second waits for the first.
@@ -6,7 +6,7 @@
 //! truth. Chunks are told apart by 16 of their 32 keyed bytes; two of them meet by chance once in 2^64.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use breakwater_core::SessionId;
@@ -16,8 +16,8 @@ use breakwater_repository::format::{Codec, FrameLocation, PackId};
 /// Chunks of this session remembered in each of the two generations: 17 MiB and, at 128 KiB a chunk, 56 GiB of content.
 const GENERATION: usize = (1 << 19) * 7 / 8;
 
-/// Chunks of dead sessions remembered: 72 MiB and 256 GiB of content.
-const ADOPTED: usize = 1 << 21;
+/// Chunks of dead sessions, and of the base, remembered: 56 MiB and 256 GiB of content.
+const EARLIER: usize = 1 << 21;
 
 /// How often a thread that waits for another's chunk looks whether the run was stopped.
 const LOOK: Duration = Duration::from_millis(50);
@@ -37,8 +37,8 @@ struct Compact {
 pub(crate) struct Known {
     own: Mutex<Own>,
     settled: Condvar,
-    adopted: Vec<(Half, Compact)>,
-    adopted_packs: Vec<PackId>,
+    adopted: Earlier,
+    base: OnceLock<Earlier>,
     session: SessionId,
 }
 
@@ -48,13 +48,19 @@ struct Own {
     old: HashMap<Half, Compact>,
     /// Chunks that a thread is storing now.
     claimed: HashSet<Half>,
+    /// Threads that wait for another's chunk.
+    waiting: usize,
 }
 
 /// What is known of a chunk.
 #[derive(Debug)]
 pub(crate) enum Standing<'a> {
     /// It is stored.
-    Known(FrameLocation),
+    Known {
+        location: FrameLocation,
+        /// The base has it too.
+        in_base: bool,
+    },
     /// The caller is to store it.
     New(ChunkClaim<'a>),
     /// The run was stopped while another thread was storing it.
@@ -68,15 +74,15 @@ pub(crate) struct ChunkClaim<'a> {
     half: Half,
 }
 
-/// Collects the chunks of dead sessions.
+/// Chunks that lie in packs of earlier sessions.
 #[derive(Debug, Default)]
-pub(crate) struct Adopted {
+pub(crate) struct Earlier {
     chunks: Vec<(Half, Compact)>,
     packs: Vec<PackId>,
     forgotten: u64,
 }
 
-impl Adopted {
+impl Earlier {
     /// Begins a pack; the chunks that follow lie in it.
     pub(crate) fn pack(&mut self, pack: PackId) {
         self.packs.push(pack);
@@ -86,7 +92,7 @@ impl Adopted {
     pub(crate) fn chunk(&mut self, id: ChunkId, offset: u32, stored: u32, codec: Codec) {
         let Some(pack) = self.packs.len().checked_sub(1).and_then(|last| u32::try_from(last).ok()) else { return };
         match compact(pack, offset, stored, codec) {
-            Some(compact) if self.chunks.len() < ADOPTED => self.chunks.push((half(id), compact)),
+            Some(compact) if self.chunks.len() < EARLIER => self.chunks.push((half(id), compact)),
             _ => self.forgotten += 1,
         }
     }
@@ -95,27 +101,42 @@ impl Adopted {
     pub(crate) fn forgotten(&self) -> u64 {
         self.forgotten
     }
+
+    fn sorted(mut self) -> Earlier {
+        self.chunks.sort_unstable_by_key(|(half, _)| *half);
+        self.chunks.dedup_by_key(|(half, _)| *half);
+        self.chunks.shrink_to_fit();
+        self
+    }
+
+    fn find(&self, half: Half, id: ChunkId, plain: u32) -> Option<FrameLocation> {
+        let index = self.chunks.binary_search_by(|(known, _)| known.cmp(&half)).ok()?;
+        let (_, compact) = self.chunks.get(index)?;
+        let pack = self.packs.get(usize::try_from(compact.pack).ok()?)?;
+        compact.location(*pack, id, plain)
+    }
 }
 
 impl Known {
-    pub(crate) fn new(session: SessionId, mut adopted: Adopted) -> Known {
-        adopted.chunks.sort_unstable_by_key(|(half, _)| *half);
-        adopted.chunks.dedup_by_key(|(half, _)| *half);
-        adopted.chunks.shrink_to_fit();
-        Known {
-            own: Mutex::default(),
-            settled: Condvar::new(),
-            adopted: adopted.chunks,
-            adopted_packs: adopted.packs,
-            session,
-        }
+    pub(crate) fn new(session: SessionId, adopted: Earlier) -> Known {
+        let adopted = adopted.sorted();
+        Known { own: Mutex::default(), settled: Condvar::new(), adopted, base: OnceLock::new(), session }
+    }
+
+    /// From now on the chunks of the base are known too.
+    pub(crate) fn learn(&self, base: Earlier) {
+        // Nobody learns twice: who asks for it makes sure.
+        drop(self.base.set(base.sorted()));
     }
 
     /// Where the chunk, of `plain` bytes, lies; where it lies nowhere, the caller gets the right to store it.
     pub(crate) fn claim(&self, id: ChunkId, plain: u32, stopped: impl Fn() -> bool) -> Standing<'_> {
         let half = half(id);
-        if let Some(location) = self.adopted(half, id, plain) {
-            return Standing::Known(location);
+        if let Some(location) = self.base.get().and_then(|base| base.find(half, id, plain)) {
+            return Standing::Known { location, in_base: true };
+        }
+        if let Some(location) = self.adopted.find(half, id, plain) {
+            return Standing::Known { location, in_base: false };
         }
         let mut own = self.own();
         loop {
@@ -123,7 +144,7 @@ impl Known {
                 && let Some(location) =
                     compact.location(PackId { session: self.session, number: compact.pack }, id, plain)
             {
-                return Standing::Known(location);
+                return Standing::Known { location, in_base: false };
             }
             if own.claimed.insert(half) {
                 return Standing::New(ChunkClaim { known: self, half });
@@ -131,15 +152,10 @@ impl Known {
             if stopped() {
                 return Standing::Stopped;
             }
+            own.waiting += 1;
             own = self.settled.wait_timeout(own, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            own.waiting -= 1;
         }
-    }
-
-    fn adopted(&self, half: Half, id: ChunkId, plain: u32) -> Option<FrameLocation> {
-        let index = self.adopted.binary_search_by(|(known, _)| known.cmp(&half)).ok()?;
-        let (_, compact) = self.adopted.get(index)?;
-        let pack = self.adopted_packs.get(usize::try_from(compact.pack).ok()?)?;
-        compact.location(*pack, id, plain)
     }
 
     fn own(&self) -> MutexGuard<'_, Own> {
@@ -162,8 +178,11 @@ impl ChunkClaim<'_> {
 
 impl Drop for ChunkClaim<'_> {
     fn drop(&mut self) {
-        self.known.own().claimed.remove(&self.half);
-        self.known.settled.notify_all();
+        let mut own = self.known.own();
+        own.claimed.remove(&self.half);
+        if own.waiting > 0 {
+            self.known.settled.notify_all();
+        }
     }
 }
 
@@ -211,14 +230,14 @@ mod tests {
 
     fn find(known: &Known, n: u32) -> Option<FrameLocation> {
         match known.claim(id(n), 9000, || false) {
-            Standing::Known(location) => Some(location),
+            Standing::Known { location, .. } => Some(location),
             Standing::New(_) | Standing::Stopped => None,
         }
     }
 
     #[test]
     fn chunks_are_found_where_they_were_put() {
-        let mut adopted = Adopted::default();
+        let mut adopted = Earlier::default();
         for number in [3, 9] {
             adopted.pack(PackId { session: DEAD, number });
             for n in number * 100..number * 100 + 10 {
@@ -235,14 +254,14 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_remembered_rather_than_remembered_wrongly() {
-        let known = Known::new(OWN, Adopted::default());
+        let known = Known::new(OWN, Earlier::default());
         add(&known, &location(OWN, 0, 1, 0x0100_0000, Codec::Zstd));
         assert_eq!(find(&known, 1), None);
     }
 
     #[test]
     fn a_second_thread_waits_for_the_first_and_takes_over_when_that_fails() {
-        let known = Known::new(OWN, Adopted::default());
+        let known = Known::new(OWN, Earlier::default());
         let Standing::New(first) = known.claim(id(1), 9000, || false) else { panic!("known before") };
         assert!(matches!(known.claim(id(1), 9000, || true), Standing::Stopped));
         std::thread::scope(|scope| {
@@ -257,7 +276,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_oldest_go_first() {
-        let known = Known::new(OWN, Adopted::default());
+        let known = Known::new(OWN, Earlier::default());
         let count = u32::try_from(GENERATION).unwrap() * 2 + 5;
         for n in 0..count {
             add(&known, &location(OWN, 0, n, 1, Codec::None));

@@ -1,86 +1,234 @@
-//! Turns the engine's entries into work: metadata first, then runs of extents with what the base holds at their place.
+//! Turns the engine's entries into work, with what the base holds at their place: small entries in batches, large files in
+//! stretches.
 
-use breakwater_engine::{BackupSession, Entry, EntryKind};
-use breakwater_repository::format::leaf::EXTENTS_MAX;
+use std::ops::Range;
+use std::sync::Arc;
+
+use breakwater_engine::{BackupSession, ChangedPages, Chunking, Entry, EntryKind};
+use breakwater_repository::format::leaf::{EXTENTS_MAX, Extent};
 use breakwater_repository::format::tree::TreeKind;
 use tokio::sync::mpsc;
 
 use super::base::{Base, BaseFile};
-use super::work::{Meta, MetaKind, Run, Work};
-use super::worker::Stop;
+use super::work::{Content, Item, Large, Meta, MetaKind, Mode, Run, SEGMENT, Work};
+use super::worker::Context;
 use crate::PipelineError;
-use crate::progress::Progress;
 
 /// Entries asked of the engine at once.
-const BATCH: usize = 256;
+const ENTRIES: usize = 256;
 
-/// Puts every entry of the engine into the queue. Ends early, without an error, when nobody takes from the queue any more:
-/// whoever stopped taking knows why.
-pub(crate) async fn list(
-    engine: &mut dyn BackupSession,
-    base: &mut Base,
-    queue: &mpsc::Sender<Work>,
-    extent_size: u32,
-    progress: &Progress,
-    stop: &Stop,
-) -> Result<(), PipelineError> {
-    loop {
-        let entries = tokio::select! {
-            biased;
-            () = stop.set() => return Err(PipelineError::Cancelled),
-            entries = engine.next_entries(BATCH) => entries.map_err(PipelineError::engine("listing the source's entries"))?,
-        };
-        if entries.is_empty() {
-            return Ok(());
-        }
-        for entry in entries {
-            if !enqueue(entry, base, queue, extent_size, progress).await {
+/// A file of extents up to this size is done in one go.
+const SMALL: u64 = 1 << 20;
+
+/// A batch ends when it weighs this much.
+const BATCH: u64 = 1 << 20;
+
+/// What an entry weighs beside the bytes that are to be read of it.
+const ENTRY_WEIGHT: u64 = 2 << 10;
+
+/// Makes work of entries.
+pub(crate) struct Listing<'a> {
+    context: &'a Context,
+    base: &'a mut Base,
+    queue: mpsc::Sender<Work>,
+    batch: Vec<Item>,
+    weight: u64,
+}
+
+/// Nobody takes from the queue any more; whoever stopped taking knows why.
+pub(crate) struct NobodyTakes;
+
+impl<'a> Listing<'a> {
+    pub(crate) fn new(context: &'a Context, base: &'a mut Base, queue: mpsc::Sender<Work>) -> Self {
+        Listing { context, base, queue, batch: Vec::new(), weight: 0 }
+    }
+
+    /// Puts every entry of the engine into the queue. Ends early, without an error, when nobody takes from it any more.
+    pub(crate) async fn list(mut self, engine: &mut dyn BackupSession) -> Result<(), PipelineError> {
+        loop {
+            let entries = tokio::select! {
+                biased;
+                () = self.context.stop.set() => return Err(PipelineError::Cancelled),
+                entries = engine.next_entries(ENTRIES) => entries.map_err(PipelineError::engine("listing the source's entries"))?,
+            };
+            if entries.is_empty() {
+                drop(self.flush().await);
                 return Ok(());
+            }
+            for entry in entries {
+                if self.entry(entry).await.is_err() {
+                    return Ok(());
+                }
             }
         }
     }
+
+    /// Puts these entries into the queue.
+    pub(crate) async fn all(mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            if self.entry(entry).await.is_err() {
+                return;
+            }
+        }
+        drop(self.flush().await);
+    }
+
+    async fn entry(&mut self, entry: Entry) -> Result<(), NobodyTakes> {
+        let Entry { path, kind, mode, uid, gid, mtime, last, attributes, stamp, tolerant } = entry;
+        let sparse = attributes.sparse;
+        let meta = |path, kind| Meta { path, mode, uid, gid, mtime, last, attributes, stamp, tolerant, kind };
+        let other = match kind {
+            EntryKind::File { size, reader, chunking, changed } => {
+                let content = Content {
+                    reader,
+                    listed: size,
+                    chunking,
+                    sparse,
+                    changed,
+                    kept: false,
+                    base: Vec::new(),
+                    base_leaves: Vec::new(),
+                };
+                return self.file(meta(path, MetaKind::File), content).await;
+            }
+            EntryKind::Directory => TreeKind::Directory,
+            EntryKind::Symlink { target } => TreeKind::Symlink { target },
+            EntryKind::Hardlink { target } => TreeKind::Hardlink { target },
+            EntryKind::Fifo => TreeKind::Fifo,
+            EntryKind::Socket => TreeKind::Socket,
+            EntryKind::CharDevice(number) => TreeKind::CharDevice(number),
+            EntryKind::BlockDevice(number) => TreeKind::BlockDevice(number),
+        };
+        self.push(Item { meta: meta(path, MetaKind::Other(other)), content: None }, 0).await
+    }
+
+    async fn file(&mut self, meta: Meta, mut content: Content) -> Result<(), NobodyTakes> {
+        let chunked = content.chunking == Chunking::ContentDefined;
+        if chunked {
+            self.context.know_the_base().await;
+        }
+        let extent_size = if chunked { 0 } else { self.context.extent_size };
+        let mut in_base = self.base.file(&meta.path, extent_size).await;
+        content.kept = in_base.as_ref().is_some_and(|file| {
+            file.stamp.is_some() && file.stamp == meta.stamp && !file.changed && file.size == content.listed
+        });
+        if content.kept && content.listed == 0 {
+            in_base = None;
+        }
+        self.context.progress.expect(content.listed);
+        let base_count = in_base.as_ref().map_or(0, BaseFile::extents);
+        let small = match content.kept {
+            true => base_count <= EXTENTS_MAX as u64,
+            false => content.listed <= if chunked { SEGMENT } else { SMALL },
+        };
+        if !small {
+            return self.large(meta, content, in_base).await;
+        }
+        if let Some(file) = &mut in_base {
+            // Chunks of a changed file are found by their names, wherever they were.
+            if content.kept || !chunked {
+                (content.base, content.base_leaves) = self.base.extents(file, base_count).await;
+                // A base that could not be read after all keeps nothing.
+                content.kept &= plain_of(&content.base) == content.listed;
+            } else {
+                content.base_leaves = file.leaves();
+            }
+        }
+        let weight = if content.kept { content.base.len() as u64 * 128 } else { content.listed };
+        self.push(Item { meta, content: Some(content) }, weight).await
+    }
+
+    async fn large(&mut self, meta: Meta, content: Content, in_base: Option<BaseFile>) -> Result<(), NobodyTakes> {
+        self.flush().await?;
+        let stretches = self.stretches(&content, in_base.as_ref());
+        let claims = match (&content.changed, content.kept, content.chunking) {
+            (None, false, Chunking::Extents) => content.listed.div_ceil(self.context.extent_size.into()),
+            _ => stretches.len() as u64,
+        };
+        let file = Arc::new(Large::new(&meta.path, &content, meta.tolerant, claims));
+        self.send(Work::Begin(meta, Arc::clone(&file))).await?;
+        let mut in_base = in_base;
+        for (first, count, mode) in stretches {
+            let (base, base_leaves) = match &mut in_base {
+                Some(known) if content.kept || content.chunking == Chunking::Extents => {
+                    self.base.extents(known, count).await
+                }
+                Some(known) => (Vec::new(), known.leaves()),
+                None => Default::default(),
+            };
+            let run = Run { file: Arc::clone(&file), first, count, mode, base, base_leaves };
+            self.send(Work::Run(run)).await?;
+        }
+        Ok(())
+    }
+
+    /// First extent, number of extents and mode of each stretch of a large file.
+    fn stretches(&self, content: &Content, in_base: Option<&BaseFile>) -> Vec<(u64, u64, Mode)> {
+        let most = EXTENTS_MAX as u64;
+        let cut =
+            |extents: u64| (0..extents).step_by(EXTENTS_MAX).map(move |first| (first, (extents - first).min(most)));
+        if let (true, Some(file)) = (content.kept, in_base) {
+            return cut(file.extents()).map(|(first, count)| (first, count, Mode::Kept)).collect();
+        }
+        if content.chunking == Chunking::ContentDefined {
+            let segments = content.listed.div_ceil(SEGMENT);
+            let range = |number: u64| number * SEGMENT..((number + 1) * SEGMENT).min(content.listed);
+            return (0..segments).map(|number| (number, 1, Mode::Chunks(range(number)))).collect();
+        }
+        let extent = u64::from(self.context.extent_size.max(1));
+        let extents = content.listed.div_ceil(extent);
+        let mode = |first: u64, count: u64| match &content.changed {
+            None => Mode::Extents,
+            Some(changed) => {
+                Mode::Pages(changed_bytes(changed, first * extent..((first + count) * extent).min(content.listed)))
+            }
+        };
+        cut(extents).map(|(first, count)| (first, count, mode(first, count))).collect()
+    }
+
+    async fn push(&mut self, item: Item, weight: u64) -> Result<(), NobodyTakes> {
+        self.batch.push(item);
+        self.weight += ENTRY_WEIGHT + weight;
+        if self.weight >= BATCH { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), NobodyTakes> {
+        self.weight = 0;
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut self.batch);
+        self.send(Work::Batch(batch)).await
+    }
+
+    async fn send(&self, work: Work) -> Result<(), NobodyTakes> {
+        self.queue.send(work).await.map_err(|_| NobodyTakes)
+    }
 }
 
-/// Puts one entry into the queue; false when nobody takes any more.
-pub(crate) async fn enqueue(
-    entry: Entry,
-    base: &mut Base,
-    queue: &mpsc::Sender<Work>,
-    extent_size: u32,
-    progress: &Progress,
-) -> bool {
-    let Entry { path, kind, mode, uid, gid, mtime, last, attributes, stamp, tolerant: _ } = entry;
-    let (kind, content) = match kind {
-        EntryKind::File { size, reader, .. } => (MetaKind::File { listed: size }, Some((size, reader))),
-        EntryKind::Directory => (MetaKind::Other(TreeKind::Directory), None),
-        EntryKind::Symlink { target } => (MetaKind::Other(TreeKind::Symlink { target }), None),
-        EntryKind::Hardlink { target } => (MetaKind::Other(TreeKind::Hardlink { target }), None),
-        EntryKind::Fifo => (MetaKind::Other(TreeKind::Fifo), None),
-        EntryKind::Socket => (MetaKind::Other(TreeKind::Socket), None),
-        EntryKind::CharDevice(number) => (MetaKind::Other(TreeKind::CharDevice(number)), None),
-        EntryKind::BlockDevice(number) => (MetaKind::Other(TreeKind::BlockDevice(number)), None),
-    };
-    let mut in_base: Option<BaseFile> = base.file(&path).await;
-    let shared: std::sync::Arc<[u8]> = path.as_slice().into();
-    if queue.send(Work::Begin(Meta { path, mode, uid, gid, mtime, last, attributes, stamp, kind })).await.is_err() {
-        return false;
-    }
-    let Some((listed, reader)) = content else { return true };
-    progress.expect(listed);
-    let extents = listed.div_ceil(u64::from(extent_size.max(1)));
-    let mut first = 0;
-    while first < extents {
-        let count = (extents - first).min(EXTENTS_MAX as u64);
-        let (base, base_leaves) = match &mut in_base {
-            Some(file) => base.extents(file, count).await,
-            None => Default::default(),
-        };
-        let (path, reader) = (std::sync::Arc::clone(&shared), std::sync::Arc::clone(&reader));
-        let run = Run { path, reader, first, count, listed, base, base_leaves };
-        if queue.send(Work::Run(run)).await.is_err() {
-            return false;
+/// The bytes of `within` that lie in changed pages, ascending, joined where they touch.
+pub(crate) fn changed_bytes(changed: &ChangedPages, within: Range<u64>) -> Vec<Range<u64>> {
+    let page = u64::from(changed.page_size.max(1));
+    let first = changed.ranges.partition_point(|range| range.end.saturating_mul(page) <= within.start);
+    let mut bytes: Vec<Range<u64>> = Vec::new();
+    for range in changed.ranges.get(first..).unwrap_or_default() {
+        let (start, end) = (range.start.saturating_mul(page), range.end.saturating_mul(page));
+        let part = start.max(within.start)..end.min(within.end);
+        if part.is_empty() {
+            if start >= within.end {
+                break;
+            }
+            continue;
         }
-        first += count;
+        match bytes.last_mut() {
+            Some(last) if last.end >= part.start => last.end = last.end.max(part.end),
+            _ => bytes.push(part),
+        }
     }
-    true
+    bytes
+}
+
+/// Bytes of extents.
+pub(crate) fn plain_of(extents: &[Extent]) -> u64 {
+    extents.iter().map(|extent| u64::from(extent.plain())).sum()
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use breakwater_repository::format::codec::Compression;
 use breakwater_runtime::{ByteBudget, Permit};
 
+use super::chunk_room::CHUNK_ROOM;
 use super::structure::STRUCTURE_ROOM;
 use crate::PipelineError;
 
@@ -39,7 +40,7 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
-    /// What a run with `threads` threads would like: never so many threads that they alone take more than a quarter of the
+    /// What a run with `threads` threads would like: never so many threads that they alone take more than a fifth of the
     /// budget.
     pub(crate) fn full(
         threads: usize,
@@ -50,7 +51,8 @@ impl Needs {
     ) -> Needs {
         let compressor = compression.memory(extent_size as usize);
         let needs = Needs { threads: 1, pack: u64::from(pack_size), extent: u64::from(extent_size), compressor };
-        let most = usize::try_from(budget.capacity() / 4 / needs.per_thread()).unwrap_or(usize::MAX);
+        let most = usize::try_from((budget.capacity() / 5).saturating_sub(CHUNK_ROOM) / needs.per_thread())
+            .unwrap_or(usize::MAX);
         Needs { threads: threads.min(most).max(1), ..needs }
     }
 
@@ -70,7 +72,7 @@ impl Needs {
 
     /// All that the run cannot do without.
     pub(crate) fn total(&self) -> u64 {
-        self.threads as u64 * self.per_thread() + TREE_ROOM + STRUCTURE_ROOM + self.pack_room()
+        self.threads as u64 * self.per_thread() + CHUNK_ROOM + TREE_ROOM + STRUCTURE_ROOM + self.pack_room()
     }
 
     /// Takes the full share, or, when it does not get free in time, the smaller one.
@@ -111,7 +113,7 @@ mod tests {
         let full = Needs::full(2, 128 << 10, 64 << 20, Compression::default(), &budget);
         let (first, held) = full.take(&budget).await.unwrap();
         assert_eq!((first, held.bytes()), (full, full.total()));
-        let _packs = budget.try_acquire(50 * MIB).unwrap();
+        let _packs = budget.try_acquire(30 * MIB).unwrap();
         let (second, held) = full.take(&budget).await.unwrap();
         assert_eq!((second, held.bytes()), (full.modest(), full.modest().total()));
         let small = ByteBudget::new(MIB);

@@ -1,13 +1,13 @@
 //! Tree entries set aside until the engine has said which entries come late.
 //!
 //! Invariant: what goes in comes out in path order, and no more than a few MiB of it are in memory: the rest waits in a file
-//! without a name, which is gone when this program is.
+//! without a name, which is gone when this program is. Entries wait as the lines that the tree will have, so that nothing is
+//! encoded twice.
 
-use std::collections::VecDeque;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use breakwater_repository::format::tree::{TreeDecoder, TreeEncoder, TreeEntry};
+use breakwater_repository::format::tree::{TreeEntry, TreeKind, encode_line};
 use tempfile::SpooledTempFile;
 
 use crate::PipelineError;
@@ -15,92 +15,112 @@ use crate::PipelineError;
 /// Bytes kept in memory before a file is used.
 const IN_MEMORY: usize = 4 << 20;
 
+/// Bytes that are written at once.
+const PIECE: usize = 64 << 10;
+
 /// Entries going in.
 pub(crate) struct Spool {
     file: SpooledTempFile,
-    encoder: TreeEncoder,
+    waiting: Vec<u8>,
 }
 
 /// Entries coming out.
 pub(crate) struct Spooled {
-    file: SpooledTempFile,
-    decoder: TreeDecoder,
-    ready: VecDeque<TreeEntry>,
+    file: BufReader<SpooledTempFile>,
+    next: Option<Line>,
+}
+
+/// An entry as the tree will have it.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) path: Vec<u8>,
+    pub(crate) is_symlink: bool,
+    /// Of a hard link, the file that it names.
+    pub(crate) target: Option<Vec<u8>>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Spool {
     /// `directory` is where the file would be.
     pub(crate) fn new(directory: &Path) -> Spool {
-        let file = tempfile::spooled_tempfile_in(IN_MEMORY, directory);
-        Spool { file, encoder: TreeEncoder::default() }
+        Spool { file: tempfile::spooled_tempfile_in(IN_MEMORY, directory), waiting: Vec::new() }
     }
 
     /// Adds an entry, whose path comes after all before it.
     pub(crate) fn push(&mut self, entry: &TreeEntry) -> Result<(), PipelineError> {
-        match self.encoder.push(entry).map_err(|source| bad(&source))? {
-            Some(frame) => write(&mut self.file, &frame),
-            None => Ok(()),
+        let line = encode_line(entry).map_err(|error| PipelineError::bad_tree(error.to_string()))?;
+        let (kind, target) = match &entry.kind {
+            TreeKind::Symlink { .. } => (1, &[][..]),
+            TreeKind::Hardlink { target } => (2, &target[..]),
+            _ => (0, &[][..]),
+        };
+        self.waiting.push(kind);
+        for part in [&entry.path, target, &line] {
+            self.waiting.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes());
         }
+        for part in [&entry.path, target, &line] {
+            self.waiting.extend_from_slice(part);
+        }
+        if self.waiting.len() >= PIECE { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<(), PipelineError> {
+        self.file.write_all(&self.waiting).map_err(failed)?;
+        self.waiting.clear();
+        Ok(())
     }
 
     /// Ends the writing.
-    pub(crate) fn finish(self) -> Result<Spooled, PipelineError> {
-        let Spool { mut file, encoder } = self;
-        if let Some(frame) = encoder.finish() {
-            write(&mut file, &frame)?;
-        }
-        file.seek(SeekFrom::Start(0)).map_err(failed)?;
-        Ok(Spooled { file, decoder: TreeDecoder::default(), ready: VecDeque::new() })
+    pub(crate) fn finish(mut self) -> Result<Spooled, PipelineError> {
+        self.write()?;
+        self.file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        let mut spooled = Spooled { file: BufReader::with_capacity(PIECE, self.file), next: None };
+        spooled.next = spooled.read()?;
+        Ok(spooled)
     }
 }
 
 impl Spooled {
-    /// The next entry without taking it.
-    fn peek(&mut self) -> Result<Option<&TreeEntry>, PipelineError> {
-        while self.ready.is_empty() {
-            let mut length = [0; 8];
-            match self.file.read_exact(&mut length) {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-                Err(error) => return Err(failed(error)),
-            }
-            let length = usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX);
-            let mut frame = vec![0; length];
-            self.file.read_exact(&mut frame).map_err(failed)?;
-            self.ready.extend(self.decoder.frame(&frame).map_err(|source| bad(&source))?);
-        }
-        Ok(self.ready.front())
+    fn take(&mut self) -> Result<Option<Line>, PipelineError> {
+        let next = self.read()?;
+        Ok(std::mem::replace(&mut self.next, next))
     }
 
-    fn take(&mut self) -> Option<TreeEntry> {
-        self.ready.pop_front()
+    fn read(&mut self) -> Result<Option<Line>, PipelineError> {
+        let mut head = [0; 13];
+        match self.file.read_exact(&mut head) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        }
+        let [kind, lengths @ ..] = head;
+        let mut parts = lengths.as_chunks::<4>().0.iter().map(|length| vec![0; u32::from_le_bytes(*length) as usize]);
+        let mut part = || -> Result<Vec<u8>, PipelineError> {
+            let mut part = parts.next().unwrap_or_default();
+            self.file.read_exact(&mut part).map_err(failed)?;
+            Ok(part)
+        };
+        let (path, target, bytes) = (part()?, part()?, part()?);
+        Ok(Some(Line { path, is_symlink: kind == 1, target: (kind == 2).then_some(target), bytes }))
     }
 }
 
 /// The next entry of two spools in path order. A late entry takes the place of one with the same path.
-pub(crate) fn merged(early: &mut Spooled, late: &mut Spooled) -> Result<Option<TreeEntry>, PipelineError> {
-    let order = match (early.peek()?, late.peek()?) {
+pub(crate) fn merged(early: &mut Spooled, late: &mut Spooled) -> Result<Option<Line>, PipelineError> {
+    let order = match (&early.next, &late.next) {
         (None, None) => return Ok(None),
         (Some(_), None) => std::cmp::Ordering::Less,
         (None, Some(_)) => std::cmp::Ordering::Greater,
         (Some(early), Some(late)) => early.path.cmp(&late.path),
     };
     if order == std::cmp::Ordering::Equal {
-        early.take();
+        early.take()?;
     }
-    Ok(if order == std::cmp::Ordering::Less { early.take() } else { late.take() })
-}
-
-fn write(file: &mut SpooledTempFile, frame: &[u8]) -> Result<(), PipelineError> {
-    file.write_all(&(frame.len() as u64).to_le_bytes()).and_then(|()| file.write_all(frame)).map_err(failed)
+    if order == std::cmp::Ordering::Less { early.take() } else { late.take() }
 }
 
 fn failed(error: std::io::Error) -> PipelineError {
     PipelineError::io("keeping the tree in a temporary file (hint: TMPDIR chooses the place)", error)
-}
-
-fn bad(error: &breakwater_repository::format::FormatError) -> PipelineError {
-    PipelineError::bad_tree(error.to_string())
 }
 
 #[cfg(test)]
@@ -143,6 +163,7 @@ mod tests {
         }
         assert_eq!(all.len(), 60_003);
         assert!(all.windows(2).all(|pair| pair[0].path < pair[1].path));
-        assert_eq!(all.iter().filter(|entry| entry.mode == 2).count(), 4, "the late one replaces");
+        let late = all.iter().filter(|line| String::from_utf8_lossy(&line.bytes).contains("\"mode\":2,"));
+        assert_eq!(late.count(), 4, "the late one replaces");
     }
 }

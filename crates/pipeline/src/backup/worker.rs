@@ -1,22 +1,28 @@
-//! One thread of a backup: read, name, compare, compress, seal, place. An extent stays on its thread from the read to the
-//! pack, in buffers that the thread keeps.
+//! One thread of a backup, and what all threads share: where content lies already, and the packs it goes into otherwise.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use breakwater_chunker::Chunker;
 use breakwater_crypto::{ChunkId, Secret, Suite};
-use breakwater_repository::format::Class;
 use breakwater_repository::format::codec::Compression;
 use breakwater_repository::format::leaf::Extent;
+use breakwater_repository::format::{Class, FrameLocation};
+use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::assemble::{Assembler, Done, ExtentDone};
+use super::assemble::{Assembler, Done};
+use super::chunk_room::ChunkRooms;
 use super::compress::Encoder;
+use super::earlier::BaseChunks;
 use super::known::{Known, Standing};
 use super::packer::Packer;
+use super::read::Hands;
 use super::sequence::Sequence;
 use super::structure::StructurePacks;
-use super::work::{Claim, Claims, Run};
+use super::work::{Claim, Claims};
 use crate::PipelineError;
 use crate::progress::{Kind, Progress};
 use crate::rate::RateLimit;
@@ -25,8 +31,11 @@ use crate::zeros::is_zero;
 /// The longest sleep before a look at whether the run was stopped.
 const NAP: Duration = Duration::from_millis(50);
 
-/// Extents that threads may be ahead of the slowest, for each thread.
+/// Claims that threads may be ahead of the slowest, for each thread.
 pub(crate) const LEAD: u64 = 8;
+
+/// Names of zeros kept in mind.
+const ZEROS_KEPT: usize = 64;
 
 /// What all threads of one run share.
 pub(crate) struct Shared {
@@ -41,13 +50,32 @@ pub(crate) struct Context {
     pub(crate) suite: Suite,
     pub(crate) compression: Compression,
     pub(crate) id_key: Secret,
+    pub(crate) chunker: Chunker,
     pub(crate) known: Known,
+    pub(crate) chunk_rooms: ChunkRooms,
+    /// The base's chunks, read when the first file comes that may need them.
+    pub(crate) base_chunks: BaseChunks,
+    pub(crate) base_known: OnceCell<()>,
     pub(crate) packer: Packer,
     pub(crate) progress: Arc<Progress>,
     pub(crate) rate: RateLimit,
     pub(crate) stop: Stop,
-    /// The name of a full extent of zeros.
-    pub(crate) zeros: ChunkId,
+    pub(crate) zeros: ZeroNames,
+    /// Counts backups of this lineage.
+    pub(crate) rotation: u64,
+    /// Extents that changed although the engine's list of changes does not have them.
+    pub(crate) lies: Lies,
+}
+
+/// The names of runs of zeros.
+#[derive(Default)]
+pub(crate) struct ZeroNames(Mutex<HashMap<(u8, u32), ChunkId>>);
+
+/// What was found out about an engine's lists of changes.
+#[derive(Default)]
+pub(crate) struct Lies {
+    count: AtomicU64,
+    first: OnceLock<(Vec<u8>, u64)>,
 }
 
 /// Tells threads to stop: the caller asked for it, or another part of the run failed.
@@ -91,8 +119,8 @@ pub(crate) fn work(shared: &Shared) -> Result<(), PipelineError> {
 
 fn work_until_stopped(shared: &Shared) -> Result<(), PipelineError> {
     let context = &shared.context;
-    let mut buffer = vec![0; context.extent_size as usize];
-    let mut encoder = Encoder::new(context.compression)?;
+    let buffer = vec![0; context.extent_size as usize];
+    let mut hands = Hands { encoder: Encoder::new(context.compression)?, buffer };
     let stopped = || context.stop.is_set();
     while !stopped() {
         let Some((number, claim)) = shared.claims.take() else { return Ok(()) };
@@ -100,8 +128,19 @@ fn work_until_stopped(shared: &Shared) -> Result<(), PipelineError> {
             break;
         }
         let done = match claim {
-            Claim::Begin(meta) => Done::Begin(meta),
-            Claim::Extent { run, index } => Done::Extent(context.extent(run, index, &mut buffer, &mut encoder)?),
+            Claim::Batch(items) => {
+                let mut files = Vec::with_capacity(items.len());
+                for item in items {
+                    if stopped() {
+                        return Err(PipelineError::Cancelled);
+                    }
+                    files.push(context.item(item, &mut hands)?);
+                }
+                Done::Batch(files)
+            }
+            Claim::Begin(meta, file) => Done::Begin(meta, file),
+            Claim::Extent { run, index } => Done::Extents(context.extent_of(run, index, &mut hands)?),
+            Claim::Run(run) => Done::Extents(context.run(run, &mut hands)?),
         };
         shared.sequence.submit(number, done)?;
     }
@@ -109,34 +148,21 @@ fn work_until_stopped(shared: &Shared) -> Result<(), PipelineError> {
 }
 
 impl Context {
-    fn extent(
+    /// Finds where content lies already, or stores it. `before` is what the base holds in its place.
+    pub(crate) fn settle(
         &self,
-        run: Arc<Run>,
-        index: u64,
-        buffer: &mut [u8],
+        class: Class,
+        plain: &[u8],
+        before: Option<&Extent>,
         encoder: &mut Encoder,
-    ) -> Result<ExtentDone, PipelineError> {
-        let (offset, asked) = run.span(index, self.extent_size);
-        self.wait_for_rate(asked)?;
-        let buffer = buffer.get_mut(..asked).unwrap_or_default();
-        let reading = || format!("reading {} at {offset}", run.path.escape_ascii());
-        let read = run.reader.read_at(offset, buffer).map_err(|error| PipelineError::engine(reading())(error))?;
-        let plain = buffer.get(..read.length).unwrap_or_default();
-        let extent = if plain.is_empty() { None } else { Some(self.settle(&run, index, plain, encoder)?) };
-        Ok(ExtentDone { extent, short: read.length < asked, damaged: read.damaged_pages, run })
-    }
-
-    /// Finds where the content lies already, or stores it.
-    fn settle(&self, run: &Run, index: u64, plain: &[u8], encoder: &mut Encoder) -> Result<Extent, PipelineError> {
+    ) -> Result<Extent, PipelineError> {
         let bytes = plain.len() as u64;
         let length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
         if is_zero(plain) {
-            let id = if length == self.extent_size { self.zeros } else { self.name(plain) };
             self.progress.read(bytes, Kind::Zeros);
-            return Ok(Extent::Zeros { id, plain: length });
+            return Ok(Extent::Zeros { id: self.zeros.id_of(self, class, plain), plain: length });
         }
-        let id = self.name(plain);
-        let before = usize::try_from(index).ok().and_then(|index| run.base.get(index));
+        let id = self.name(class, plain);
         if let Some(extent @ Extent::Stored(location)) = before
             && location.id == id
             && location.plain == length
@@ -144,26 +170,68 @@ impl Context {
             self.progress.read(bytes, Kind::Unchanged);
             return Ok(extent.clone());
         }
+        self.store_named(class, id, plain, encoder).map(Extent::Stored)
+    }
+
+    /// Stores content that is surely not zeros, unless it lies somewhere already.
+    pub(crate) fn store(
+        &self,
+        class: Class,
+        plain: &[u8],
+        encoder: &mut Encoder,
+    ) -> Result<FrameLocation, PipelineError> {
+        self.store_named(class, self.name(class, plain), plain, encoder)
+    }
+
+    fn store_named(
+        &self,
+        class: Class,
+        id: ChunkId,
+        plain: &[u8],
+        encoder: &mut Encoder,
+    ) -> Result<FrameLocation, PipelineError> {
+        let bytes = plain.len() as u64;
+        let length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
         let claim = match self.known.claim(id, length, || self.stop.is_set()) {
-            Standing::Known(location) => {
-                self.progress.read(bytes, Kind::Repeated);
-                return Ok(Extent::Stored(location));
+            Standing::Known { location, in_base } => {
+                self.progress.read(bytes, if in_base { Kind::Unchanged } else { Kind::Repeated });
+                return Ok(location);
             }
             Standing::New(claim) => claim,
             Standing::Stopped => return Err(PipelineError::Cancelled),
         };
-        let location = self.packer.store(Class::Extent, id, plain, encoder, || self.stop.is_set())?;
+        let location = self.packer.store(class, id, plain, encoder, || self.stop.is_set())?;
         claim.placed(&location);
         self.progress.read(bytes, Kind::New);
         self.progress.stored(u64::from(location.stored));
-        Ok(Extent::Stored(location))
+        Ok(location)
     }
 
-    fn name(&self, plain: &[u8]) -> ChunkId {
-        self.suite.chunk_id(&self.id_key, Class::Extent.byte(), plain)
+    fn name(&self, class: Class, plain: &[u8]) -> ChunkId {
+        self.suite.chunk_id(&self.id_key, class.byte(), plain)
     }
 
-    fn wait_for_rate(&self, bytes: usize) -> Result<(), PipelineError> {
+    /// Makes the base's chunks known, once.
+    pub(crate) async fn know_the_base(&self) {
+        let learn = async {
+            let chunks = self.base_chunks.read().await;
+            self.known.learn(chunks);
+        };
+        self.base_known.get_or_init(|| learn).await;
+    }
+
+    /// The engine said that this extent has not changed, and it has.
+    pub(crate) fn engine_lied(&self, path: &[u8], offset: u64) {
+        self.lies.count.fetch_add(1, Ordering::AcqRel);
+        self.lies.first.get_or_init(|| (path.to_vec(), offset));
+    }
+
+    /// Whether the engine's lists of changes are not to be believed any more.
+    pub(crate) fn distrusts(&self) -> bool {
+        self.lies.count.load(Ordering::Acquire) > 0
+    }
+
+    pub(crate) fn wait_for_rate(&self, bytes: usize) -> Result<(), PipelineError> {
         let mut wait = self.rate.book(bytes as u64, Instant::now());
         while !wait.is_zero() {
             if self.stop.is_set() {
@@ -174,5 +242,44 @@ impl Context {
             wait -= nap;
         }
         Ok(())
+    }
+}
+
+impl ZeroNames {
+    /// The name of `length` zeros.
+    pub(crate) fn id(&self, context: &Context, class: Class, length: u32) -> ChunkId {
+        self.known(class, length).unwrap_or_else(|| self.id_of(context, class, &vec![0; length as usize]))
+    }
+
+    /// The same where the zeros are at hand.
+    fn id_of(&self, context: &Context, class: Class, zeros: &[u8]) -> ChunkId {
+        let length = u32::try_from(zeros.len()).unwrap_or(u32::MAX);
+        if let Some(known) = self.known(class, length) {
+            return known;
+        }
+        let id = context.name(class, zeros);
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.len() >= ZEROS_KEPT {
+            names.clear();
+        }
+        names.insert((class.byte(), length), id);
+        id
+    }
+
+    fn known(&self, class: Class, length: u32) -> Option<ChunkId> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&(class.byte(), length)).copied()
+    }
+}
+
+impl Lies {
+    /// What a person should know.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let count = self.count.load(Ordering::Acquire);
+        let (path, offset) = self.first.get()?;
+        Some(format!(
+            "{count} extents changed although the source's list of changed pages does not have them, first {} at {offset}: \
+             what was read before that may lack changes (hint: take a full backup, and look at what keeps that list)",
+            path.escape_ascii()
+        ))
     }
 }

@@ -47,8 +47,16 @@ pub struct Manifest {
     /// Files that could not be read, so that the snapshot is only a part of the source.
     #[serde(default, skip_serializing_if = "Unreadable::is_none")]
     pub unreadable: Unreadable,
+    /// Which extents were read whole although the source said that they had not changed: counts up from backup to backup.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rotation: u64,
     /// What the engine wants to find again at restore.
     pub facts: serde_json::Value,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Files that a source listed and did not give.

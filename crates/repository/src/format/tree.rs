@@ -126,6 +126,20 @@ impl TreeEntry {
     }
 }
 
+/// The line of an entry, its end included, for [`TreeEncoder::push_line`].
+pub fn encode_line(entry: &TreeEntry) -> Result<Vec<u8>, FormatError> {
+    entry.check()?;
+    let mut line = Vec::with_capacity(512);
+    write_line(&mut line, entry)?;
+    Ok(line)
+}
+
+fn write_line(lines: &mut Vec<u8>, entry: &TreeEntry) -> Result<(), FormatError> {
+    serde_json::to_writer(&mut *lines, &Line::of(entry)).map_err(|source| FormatError::Json { what: WHAT, source })?;
+    lines.push(b'\n');
+    Ok(())
+}
+
 /// Makes the frames of a tree of entries that come in path order.
 #[derive(Debug, Default)]
 pub struct TreeEncoder {
@@ -138,10 +152,21 @@ impl TreeEncoder {
     pub fn push(&mut self, entry: &TreeEntry) -> Result<Option<Vec<u8>>, FormatError> {
         entry.check()?;
         self.order.next(&entry.path, matches!(entry.kind, TreeKind::Symlink { .. }))?;
-        serde_json::to_writer(&mut self.lines, &Line::of(entry))
-            .map_err(|source| FormatError::Json { what: WHAT, source })?;
-        self.lines.push(b'\n');
-        Ok((self.lines.len() >= FRAME_AIM).then(|| std::mem::take(&mut self.lines)))
+        write_line(&mut self.lines, entry)?;
+        Ok(self.full())
+    }
+
+    /// The same with an entry that was [encoded](encode_line) before; `path` is its path, and `is_symlink` whether it is a
+    /// symbolic link.
+    pub fn push_line(&mut self, path: &[u8], is_symlink: bool, line: &[u8]) -> Result<Option<Vec<u8>>, FormatError> {
+        self.order.next(path, is_symlink)?;
+        self.lines.extend_from_slice(line);
+        Ok(self.full())
+    }
+
+    fn full(&mut self) -> Option<Vec<u8>> {
+        (self.lines.len() >= FRAME_AIM)
+            .then(|| std::mem::replace(&mut self.lines, Vec::with_capacity(FRAME_AIM + 4096)))
     }
 
     /// The content of the last frame, where there is one.

@@ -333,6 +333,7 @@ pub(crate) async fn write_of(
         totals: Totals { files: files.len() as u64, ..Totals::default() },
         warnings: Vec::new(),
         unreadable: Unreadable::default(),
+        rotation: 0,
         facts: serde_json::json!({"version": 17}),
     };
     Written { session, manifest }

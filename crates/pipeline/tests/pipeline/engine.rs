@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use breakwater_core::{Attributes, LogPosition, Timestamp};
 use breakwater_engine::{
-    BackupEnd, BackupSession, EngineError, EngineErrorKind, Entry, EntryKind, ExtentReader, ReadExtent, RecoveryRange,
-    Unreadable,
+    BackupEnd, BackupSession, ChangedPages, Chunking, EngineError, EngineErrorKind, Entry, EntryKind, ExtentReader,
+    ReadExtent, RecoveryRange, Settled, Unreadable,
 };
 
 use crate::tree::{Item, Node, Tree};
@@ -30,6 +30,16 @@ pub(crate) struct Behaviour {
     pub(crate) fails_to_end: bool,
     /// The end needs the log up to here.
     pub(crate) needs_log: Option<LogPosition>,
+    /// Pages of a path that may have changed; every other path's may all have.
+    pub(crate) changed: Option<(Vec<u8>, ChangedPages)>,
+    /// Files are cut where their content says.
+    pub(crate) chunked: bool,
+    /// Every file carries its content's hash as its stamp.
+    pub(crate) stamped: bool,
+    /// The backup goes on without what cannot be read.
+    pub(crate) tolerant: bool,
+    /// A path that says so often that it changed while it was read.
+    pub(crate) restless: Option<(Vec<u8>, Arc<AtomicU64>)>,
 }
 
 /// A backup of a [`Tree`].
@@ -61,15 +71,23 @@ fn entry(path: &[u8], item: &Item, behaviour: &Behaviour, bytes_read: &Arc<Atomi
     let kind = match &item.node {
         Node::Directory => EntryKind::Directory,
         Node::Link(target) => EntryKind::Symlink { target: target.clone() },
-        Node::File(content) => EntryKind::file(
-            content.len() as u64,
-            Arc::new(Reader {
+        Node::File(content) => EntryKind::File {
+            size: content.len() as u64,
+            reader: Arc::new(Reader {
                 path: path.to_vec(),
                 content: Arc::clone(content),
                 behaviour: behaviour.clone(),
                 bytes_read: Arc::clone(bytes_read),
             }),
-        ),
+            chunking: if behaviour.chunked { Chunking::ContentDefined } else { Chunking::Extents },
+            changed: behaviour.changed.clone().filter(|(changed, _)| changed == path).map(|(_, pages)| pages),
+        },
+    };
+    let stamp = match &item.node {
+        Node::File(content) if behaviour.stamped => {
+            Some(breakwater_crypto::sha256(content).map(|byte| format!("{byte:02x}")).concat())
+        }
+        _ => None,
     };
     Entry {
         path: path.to_vec(),
@@ -80,8 +98,8 @@ fn entry(path: &[u8], item: &Item, behaviour: &Behaviour, bytes_read: &Arc<Atomi
         mtime: Timestamp::from_micros(item.mtime),
         last: path.ends_with(b"pg_control"),
         attributes: Attributes::default(),
-        stamp: None,
-        tolerant: false,
+        stamp,
+        tolerant: behaviour.tolerant,
     }
 }
 
@@ -150,5 +168,15 @@ impl ExtentReader for Reader {
             .as_ref()
             .filter(|(path, page)| *path == self.path && (offset..offset + length as u64).contains(&(page * 8192)));
         Ok(ReadExtent { length, damaged_pages: damaged.map(|(_, page)| *page).into_iter().collect() })
+    }
+
+    fn settle(&self) -> Result<Settled, EngineError> {
+        let restless = self.behaviour.restless.as_ref().filter(|(path, _)| *path == self.path);
+        let left = restless.map_or(0, |(_, left)| left.load(Ordering::SeqCst));
+        if left == 0 {
+            return Ok(Settled::Stable);
+        }
+        restless.inspect(|(_, left)| left.store(left.load(Ordering::SeqCst) - 1, Ordering::SeqCst));
+        Ok(Settled::Changed { size: self.content.len() as u64 })
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test that cannot go on ends")]
 
 mod cancel;
+mod changes;
 mod engine;
 mod hostile;
 mod kinds;

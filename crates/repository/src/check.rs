@@ -16,7 +16,7 @@ pub(crate) mod packs;
 pub(crate) mod place;
 pub(crate) mod record;
 pub mod report;
-mod snapshot;
+pub(crate) mod snapshot;
 pub mod subset;
 
 use std::sync::Arc;

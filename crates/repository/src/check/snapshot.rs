@@ -12,14 +12,17 @@ use crate::error::RepositoryError;
 use crate::fetch::ReadOrder;
 use crate::format::manifest::Manifest;
 use crate::format::pack::KeyKind;
+use crate::format::references::PackRanges;
 use crate::format::tree::{LeafRef, TreeEntry, TreeKind};
 use crate::format::{Class, FormatError, FrameLocation, ObjectName, PackId};
 use crate::frames::FrameReader;
 use crate::repository::Repository;
-use crate::snapshots::{TreeReader, leaf_extents};
+use crate::snapshots::{ReferenceReader, TreeReader, leaf_extents};
 
 /// Footers kept in memory.
 const FOOTERS_MAX: usize = 128;
+/// Frames of references, of at most 1 MiB each, that are compared with what the tree needs; more are only read.
+const REFERENCES_MAX: usize = 64;
 /// Followed leaves that are remembered.
 const LEAVES_MAX: usize = 1 << 17;
 
@@ -34,7 +37,12 @@ pub(super) struct Walk {
     packs: PackTables,
     /// Leaves that were followed for an earlier manifest or file, with the damaged packs that they need.
     leaves: HashMap<(ChunkId, PackId, u32), Vec<PackId>>,
+    /// What the manifest at hand lists as needed.
+    needs: Option<Needs>,
 }
+
+/// What is needed of packs, by kind and pack.
+type Needs = HashMap<(KeyKind, PackId), PackRanges>;
 
 impl Walk {
     pub(super) fn new(repository: &Repository, source: SourceUid, order: &ReadOrder, frames: FrameReader) -> Self {
@@ -46,6 +54,7 @@ impl Walk {
             keys: BTreeSet::new(),
             packs: PackTables::default(),
             leaves: HashMap::new(),
+            needs: None,
         }
     }
 
@@ -68,8 +77,10 @@ impl Walk {
                 report.affects(&keys, manifest.snapshot, None);
             }
         }
+        self.needs = self.references(&name, manifest, report).await;
         let mut tree = TreeReader::with_frames(self.frames.clone(), manifest);
         for location in &manifest.tree {
+            self.expect_listed(&name, KeyKind::Structure, location, report);
             self.blame_structure(manifest.snapshot, location.pack, None, report);
         }
         loop {
@@ -88,6 +99,39 @@ impl Walk {
         }
     }
 
+    /// What the manifest's references list; none when that is more than is kept in memory, or cannot be read.
+    async fn references(&self, name: &ObjectName, manifest: &Manifest, report: &mut RegionReport) -> Option<Needs> {
+        let mut reader = ReferenceReader::new(self.frames.clone(), manifest);
+        let mut needs = Needs::new();
+        loop {
+            match reader.next().await {
+                Ok(Some(packs)) if manifest.references.len() <= REFERENCES_MAX => {
+                    needs.extend(packs.into_iter().map(|pack| (pack.key(), pack)));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return (1..=REFERENCES_MAX).contains(&manifest.references.len()).then_some(needs),
+                Err(error) => {
+                    report.affects(&name.to_string(), manifest.snapshot, None);
+                    report.note(name, &error.into());
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// What a snapshot needs and does not list, the garbage collection does not know of.
+    fn expect_listed(&self, name: &ObjectName, kind: KeyKind, location: &FrameLocation, report: &mut RegionReport) {
+        let Some(needs) = &self.needs else { return };
+        if !needs.get(&(kind, location.pack)).is_some_and(|pack| pack.covers(location)) {
+            let pack = ObjectName::of_pack(self.source, kind, location.pack);
+            let problem = format!(
+                "its references do not list all that it needs of `{pack}`, so the garbage collection may take that; hint: back \
+                 up again and delete this snapshot before the next collection"
+            );
+            report.find(name, problem);
+        }
+    }
+
     fn blame_structure(&self, snapshot: SnapshotId, pack: PackId, path: Option<&[u8]>, report: &mut RegionReport) {
         let pack = ObjectName::StructurePack(self.source, pack).to_string();
         if report.is_found(&pack) {
@@ -102,13 +146,15 @@ impl Walk {
         entry: &TreeEntry,
         report: &mut RegionReport,
     ) {
-        let TreeKind::File { size, leaves, .. } = &entry.kind else { return };
+        let TreeKind::File { size, leaves, extent } = &entry.kind else { return };
+        let whole = whole_class(*extent);
         let mut total = 0;
         let mut followed = true;
         let mut blamed = BTreeSet::new();
         for leaf in leaves {
+            self.expect_listed(name, KeyKind::Structure, &leaf.leaf, report);
             self.blame_structure(manifest.snapshot, leaf.leaf.pack, Some(&entry.path), report);
-            match self.follow_leaf(manifest, leaf, report, &mut blamed).await {
+            match self.follow_leaf(name, manifest, leaf, whole, report, &mut blamed).await {
                 Ok(bytes) => total += bytes,
                 Err(problem) => {
                     followed = false;
@@ -133,13 +179,18 @@ impl Walk {
     /// Answers how many bytes of the file the leaf lists.
     async fn follow_leaf(
         &mut self,
+        name: &ObjectName,
         manifest: &Manifest,
         leaf: &LeafRef,
-        report: &RegionReport,
+        whole: Class,
+        report: &mut RegionReport,
         blamed: &mut BTreeSet<PackId>,
     ) -> Result<u64, Problem> {
         let extents = leaf_extents(&self.frames, leaf).await?;
         let total = extents.iter().map(|extent| u64::from(extent.plain())).sum();
+        for (_, location) in extents.iter().flat_map(|extent| extent.frames(whole)) {
+            self.expect_listed(name, KeyKind::Content, location, report);
+        }
         let key = (leaf.leaf.id, leaf.leaf.pack, leaf.first);
         if let Some(damaged) = self.leaves.get(&key) {
             blamed.extend(damaged);
@@ -147,7 +198,7 @@ impl Walk {
         }
         let mut damaged = BTreeSet::new();
         for extent in &extents {
-            for (class, location) in extent.frames(Class::Extent) {
+            for (class, location) in extent.frames(whole) {
                 if !manifest.sessions.contains(&location.pack.session) {
                     let session = location.pack.session;
                     return Err(Problem::Text(format!("a leaf names session {session}, which the manifest does not")));
@@ -196,6 +247,11 @@ impl Walk {
         }
         Ok(())
     }
+}
+
+/// The class of the whole chunks of a file: those of fixed size, or those whose ends the content decides.
+pub(crate) const fn whole_class(extent: u32) -> Class {
+    if extent == 0 { Class::Chunk } else { Class::Extent }
 }
 
 /// The frames of recently used packs by offset.

@@ -9,6 +9,7 @@ use breakwater_core::{Chain, ErrorClass, SessionId, SnapshotId, SourceUid};
 
 use crate::check::bytes::ObjectBytes;
 use crate::check::packs::{self, Depth};
+use crate::check::snapshot::whole_class;
 use crate::error::RepositoryError;
 use crate::format::lost::LostChunk;
 use crate::format::pack::KeyKind;
@@ -146,7 +147,8 @@ impl Walk<'_> {
         losses: &mut Losses,
         loss: &impl Fn(Option<String>, String, String) -> Loss,
     ) {
-        let TreeKind::File { leaves, .. } = &entry.kind else { return };
+        let TreeKind::File { leaves, extent: size, .. } = &entry.kind else { return };
+        let whole = whole_class(*size);
         let path = || Some(path::escape(&entry.path));
         let mut named = false;
         for leaf in leaves {
@@ -159,7 +161,7 @@ impl Walk<'_> {
                 }
             };
             for extent in &extents {
-                for (class, location) in extent.frames(Class::Extent) {
+                for (class, location) in extent.frames(whole) {
                     if let Some(why) = self.missing(class, location).await {
                         let pack = ObjectName::ContentPack(self.source, location.pack).to_string();
                         match why {

@@ -1,7 +1,7 @@
 //! Deleting what a round has found: packs of content, packs of structure, then the small objects of sessions that are gone.
 //!
-//! Invariant: of a session with a tombstone the manifest goes after its packs, and its keys only when no frame that it
-//! sealed is needed by any snapshot. The tombstone stays, and so does a fence.
+//! Invariant: of a session with a tombstone the manifest goes after its packs, and its keys only when no snapshot needs a
+//! frame that it sealed and no pack that stays holds one. The tombstone stays, and so does a fence.
 
 use std::collections::BTreeSet;
 
@@ -16,6 +16,9 @@ use super::sweep::Verdict;
 use super::verdicts::VerdictReader;
 use crate::format::ObjectName;
 
+/// Packs that are deleted at once.
+const AT_ONCE: usize = 32;
+
 impl Everywhere<'_> {
     /// Deletes the packs of which nothing is needed. Content comes first in the list.
     pub(super) async fn delete_packs(
@@ -24,14 +27,27 @@ impl Everywhere<'_> {
         pace: &mut Pace,
         report: &mut GcReport,
     ) -> Result<(), Stop> {
-        for verdict in verdicts {
-            let Verdict::Delete(pack) = verdict? else { continue };
+        let mut verdicts = verdicts;
+        loop {
+            let mut some = Vec::new();
+            for verdict in verdicts.by_ref().take(AT_ONCE) {
+                if let Verdict::Delete(pack) = verdict? {
+                    pace.take(1).await;
+                    some.push(pack);
+                }
+            }
+            if some.is_empty() {
+                return Ok(());
+            }
             self.go_on()?;
-            pace.take(1).await;
-            self.delete(&ObjectName::of_pack(self.source, pack.kind, pack.pack)).await?;
-            report.deleted.add(pack.size);
+            let deletes = some.iter().map(|pack| async {
+                self.delete(&ObjectName::of_pack(self.source, pack.kind, pack.pack)).await?;
+                Ok::<_, Stop>(pack.size)
+            });
+            for size in futures::future::join_all(deletes).await {
+                report.deleted.add(size?);
+            }
         }
-        Ok(())
     }
 
     /// Deletes what else is left of sessions and runs. `kept` are the sessions of which some pack stays.
@@ -63,8 +79,14 @@ impl Everywhere<'_> {
                 }
             }
         }
+        // In a pack that was moved a frame that nobody needs may lie beside others; who checks the pack opens it too.
+        let sealed = marked.origins.iter().filter(|(run, _)| kept.contains(run)).flat_map(|(_, origins)| origins);
+        let sealed: BTreeSet<&SessionId> = sealed.collect();
         let stays = |session: &SessionId| {
             !census.tombs.contains_key(session)
+                || sealed.contains(session)
+                // What lies in the packs of such a run is not known.
+                || !marked.unclear.is_empty()
                 || kept.contains(session)
                 || marked.sessions.contains(session)
                 || pinned.contains(session)

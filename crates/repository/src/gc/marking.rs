@@ -3,7 +3,7 @@
 //! Invariant: a snapshot whose references cannot be read stops the round; only of a deleted one that a session still names
 //! it is enough to leave all packs of its sessions alone.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use breakwater_core::SessionId;
@@ -38,6 +38,8 @@ pub(super) struct Marked {
     pub(super) settled: Vec<SessionId>,
     /// Runs of which some footer cannot be read: nothing of them is touched.
     pub(super) unclear: BTreeSet<SessionId>,
+    /// The sessions that sealed the frames which lie in the packs of a run, needed or not.
+    pub(super) origins: BTreeMap<SessionId, BTreeSet<SessionId>>,
 }
 
 /// A mark in progress.
@@ -59,11 +61,13 @@ impl Everywhere<'_> {
         let counting = census.runs.iter().filter(|(_, state)| **state == super::census::RunState::Counts);
         let counting: Vec<SessionId> = counting.map(|(run, _)| *run).collect();
         let mut from = FromRows::new(scratch, MEMORY);
+        let mut origins: BTreeMap<SessionId, BTreeSet<SessionId>> = BTreeMap::new();
         for run in &counting {
-            if !self.moved_frames(*run, &mut from, &mut wanted).await? {
+            if !self.moved_frames(*run, &mut from, origins.entry(*run).or_default()).await? {
                 unclear.insert(*run);
             }
         }
+        wanted.extend(origins.values().flatten());
         wanted.extend(counting);
         let from = from.finish()?;
         let frames = FrameReader::new(self.repository, self.source, self.repository.read_order());
@@ -120,7 +124,7 @@ impl Everywhere<'_> {
         sessions.extend(pins.sessions.iter().copied());
         let mut moved = LiveRows::new(scratch, MEMORY);
         super::live::follow(&live, &from, &mut moved)?;
-        Ok(Marked { live, moved: moved.finish()?, pins, snapshots, sessions, settled, unclear })
+        Ok(Marked { live, moved: moved.finish()?, pins, snapshots, sessions, settled, unclear, origins })
     }
 
     /// Notes where the frames in the packs of `run` were; false when that cannot be told.
@@ -150,6 +154,7 @@ impl Everywhere<'_> {
                     }
                 };
                 let Ok(places) = MovedFrames::of_footer(&footer.json, footer.frames.len()) else { return Ok(false) };
+                origins.extend(footer.origins.iter().map(|origin| origin.pack.session));
                 for (frame, place) in footer.frames.iter().zip(places.from) {
                     origins.insert(place.0.session);
                     from.push(from_row(kind, place, &frame.location(pack)))?;

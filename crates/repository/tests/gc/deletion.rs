@@ -18,6 +18,7 @@ async fn a_deleted_snapshot_is_not_there_and_its_packs_go() {
     let mut world = World::new(2).await;
     let first = world.backup(&files(0..20), None).await;
     let second = world.backup(&files(100..120), None).await;
+    world.begin(&files(300..303), None).await;
     let before = world.names("pack").await.len();
     world.delete(&first).await;
     world.check().await;
@@ -28,19 +29,29 @@ async fn a_deleted_snapshot_is_not_there_and_its_packs_go() {
     };
     assert_eq!((status(&first), status(&second)), (Some(SnapshotStatus::Deleted), Some(SnapshotStatus::Committed)));
 
-    let dry = world.gc(&GcOptions { dry_run: true, ..no_moves() }).await;
-    assert_eq!(world.names("pack").await.len(), before, "a dry run deletes nothing");
+    let everything = world.lab.spots[0].names().await;
+    let fence = Some(world.lab.repository.now());
+    let dry = world.gc(&GcOptions { dry_run: true, fence_begun_before: fence, ..GcOptions::default() }).await;
+    assert_eq!(world.lab.spots[0].names().await, everything, "a dry run changes nothing");
+    assert_eq!(dry.pins.len(), 1);
     let report = world.gc(&no_moves()).await;
     assert_eq!((dry.deleted, dry.packs), (report.deleted, report.packs));
     assert_eq!((report.snapshots, report.tombstones, report.deleted.objects), (1, 1, 2));
     assert_eq!(world.names("pack").await.len(), before - 2);
     let left: Vec<String> =
-        world.names("").await.into_iter().filter(|name| name.contains(&first.session.to_string())).collect();
+        world.lab.spots[0].names().await.into_iter().filter(|name| name.contains(&first.session.to_string())).collect();
     assert!(left.iter().all(|name| name.ends_with(".deleted")), "{left:?}");
     world.check().await;
 
     let again = world.gc(&no_moves()).await;
     assert_eq!((again.deleted.objects, again.records.objects), (0, 0), "{again:?}");
+    let stopped = no_moves();
+    stopped.cancel.cancel();
+    let report = world.lab.repository.gc_source(SOURCE, &stopped).await.unwrap();
+    assert!(matches!(report.outcome, GcOutcome::Cancelled), "{report:?}");
+    let too_much = GcOptions { repack_below: 101, ..GcOptions::default() };
+    let error = world.lab.repository.gc_source(SOURCE, &too_much).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Invalid);
     let deletion = world.lab.repository.delete_snapshot(SOURCE, first.snapshot).await.unwrap();
     assert_eq!(deletion.sessions, [first.session], "deleting again is the same");
     let unknown = breakwater_core::SnapshotId::from_bytes([0xee; 16]);
@@ -156,16 +167,20 @@ async fn a_region_that_is_away_stops_the_round_before_anything_is_deleted() {
 }
 
 #[tokio::test]
-async fn a_key_that_opens_no_content_is_enough() {
+async fn a_reapers_key_is_enough() {
     let mut world = World::new(2).await;
     let first = world.backup(&files(0..50), None).await;
     let second = world.backup(&files(0..10), Some(&first)).await;
-    world.delete(&first).await;
-    let access = Access::Writer(world.lab.repository.writer_key());
-    let reaper = world.lab.reopen(access).await.unwrap();
+    let third = world.backup(&files(100..110), None).await;
+    let reaper = world.lab.reopen(Access::Reaper(world.lab.repository.reaper_key().unwrap())).await.unwrap();
     assert!(!reaper.opens_content());
-    let report = reaper.gc_source(SOURCE, &no_moves()).await.unwrap();
-    assert!(matches!(report.outcome, GcOutcome::Done) && report.deleted.objects == 1, "{report:?}");
+    for taken in [&first, &third] {
+        reaper.delete_snapshot(SOURCE, taken.snapshot).await.unwrap();
+        world.taken.retain(|one| one.session != taken.session);
+    }
+    let report = reaper.gc_source(SOURCE, &GcOptions::default()).await.unwrap();
+    assert!(matches!(report.outcome, GcOutcome::Done), "{report:?}");
+    assert_eq!((report.deleted.objects, report.repacked.objects), (3, 1), "{report:?}");
     world.check().await;
     drop(second);
 }

@@ -63,3 +63,41 @@ async fn killed_at_any_deletion() {
 async fn killed_at_any_creation() {
     killed_everywhere(60, Operation::Create).await;
 }
+
+/// Two workers at the same source at once: one may stop for the other, and nothing is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_workers_at_once() {
+    let mut overtaken = 0;
+    for game in 0..12 {
+        let world = world().await;
+        let options = GcOptions {
+            repack_below: 60,
+            fence_begun_before: Some(world.lab.repository.now()),
+            ..GcOptions::default()
+        };
+        for (number, spot) in world.lab.spots.iter().enumerate() {
+            let wait = std::time::Duration::from_micros(50 + 130 * (game + number as u64));
+            spot.fault.add(Rule::on(Operation::Create), Effect::Delay(wait));
+            spot.fault.add(Rule::on(Operation::Delete), Effect::Delay(wait / 2));
+        }
+        let one = {
+            let (repository, options) = (world.lab.repository.clone(), options.clone());
+            tokio::spawn(async move { repository.gc_source(SOURCE, &options).await })
+        };
+        tokio::time::sleep(std::time::Duration::from_micros(400 * game)).await;
+        let other = world.lab.repository.gc_source(SOURCE, &options).await;
+        for report in [one.await.unwrap(), other] {
+            let report = report.unwrap();
+            assert!(matches!(report.outcome, GcOutcome::Done | GcOutcome::Overtaken), "{report:?}");
+            overtaken += u32::from(matches!(report.outcome, GcOutcome::Overtaken));
+        }
+        world.lab.spots.iter().for_each(|spot| spot.fault.heal());
+        world.check().await;
+        // What a run that was fenced left goes with the next round, its decision with it.
+        world.gc(&options).await;
+        world.check().await;
+        let last = world.gc(&options).await;
+        assert_eq!((last.deleted.objects, last.repacked.objects, last.records.objects), (0, 0, 0));
+    }
+    println!("{overtaken} were overtaken");
+}

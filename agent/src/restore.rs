@@ -1,6 +1,7 @@
 //! Running a planned restore: files first, then the log, then the engine's own checks. Independent of any controller.
 
 mod fetcher;
+pub mod ground;
 mod unproven;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::time::Instant;
 use breakwater_core::{LogPosition, SourceUid, Timestamp};
 use breakwater_engine::{RecoveryOutcome, RecoveryRequest, RecoveryTarget, Restorer};
 use breakwater_pipeline::Progress;
-use breakwater_pipeline::restore::{Onto, OwnerBy, RestoreJob, lay_files};
+use breakwater_pipeline::restore::{DeltaPreview, Onto, OwnerBy, RestoreJob, lay_files, preview_delta};
 use breakwater_repository::stream::{LogReader, SecretSource};
 use breakwater_runtime::ByteBudget;
 use serde::Serialize;
@@ -61,8 +62,12 @@ pub struct RestoreRequest {
     pub plan: RestorePlan,
     /// Opens the log's session secrets.
     pub secrets: Arc<dyn SecretSource>,
-    /// A directory that is empty or not there.
+    /// The directory.
     pub target: PathBuf,
+    /// What may be in it.
+    pub onto: Onto,
+    /// Whom the files belong to.
+    pub owner: OwnerBy,
     /// Patterns that choose files; none: everything.
     pub only: Vec<String>,
     /// Ranges fetched at once; 0: as the machine suggests.
@@ -100,6 +105,10 @@ pub struct RestoreSummary {
     pub last_transaction: Option<Timestamp>,
     /// Bytes of files laid.
     pub bytes: u64,
+    /// Of those, bytes that lay there already.
+    pub bytes_kept: u64,
+    /// Bytes fetched from regions.
+    pub bytes_fetched: u64,
     /// Files laid.
     pub files: u64,
     /// Pieces of log in the plan.
@@ -148,28 +157,47 @@ impl RestoreRequest {
                 "a part of a cluster cannot be recovered (hint: --no-recover lays the chosen files only)".to_owned(),
             ));
         }
+        let vital = wiring::vital_file(&self.plan.manifest.source.engine, &self.plan.manifest.facts).is_some();
+        let kind = &self.plan.manifest.source.engine;
+        if !ground::check(&self.target, self.onto, kind, vital, self.recover)? {
+            return Ok(());
+        }
         let restorer = self.restorer()?;
         let checking = restorer.check_target(&self.target, &self.plan.manifest.facts);
         checking.await.map_err(AgentError::engine("looking at the target"))
     }
 }
 
+impl RestoreRequest {
+    fn job(&self) -> RestoreJob {
+        RestoreJob {
+            repository: self.side.repository.clone(),
+            order: self.side.order.clone(),
+            manifest: self.plan.manifest.clone(),
+            target: self.target.clone(),
+            onto: self.onto,
+            only: self.only.clone(),
+            owner: self.owner,
+            budget: self.budget.clone(),
+            parallel: self.parallel,
+            progress: Arc::clone(&self.progress),
+            cancel: self.cancel.clone(),
+        }
+    }
+
+    /// What a restore onto a copy would keep and fetch; none for a restore into an empty directory.
+    pub async fn delta(&self) -> Result<Option<DeltaPreview>, AgentError> {
+        if self.onto == Onto::Nothing {
+            return Ok(None);
+        }
+        let looking = preview_delta(&self.job()).await;
+        looking.map(Some).map_err(AgentError::pipeline(format!("comparing {}", self.target.display())))
+    }
+}
+
 /// Lays the files of the plan's snapshot. They stay marked as incomplete until [`recover`] has made a database of them.
 pub async fn lay(request: &RestoreRequest) -> Result<breakwater_pipeline::restore::RestoreReport, AgentError> {
-    let job = RestoreJob {
-        repository: request.side.repository.clone(),
-        order: request.side.order.clone(),
-        manifest: request.plan.manifest.clone(),
-        target: request.target.clone(),
-        onto: Onto::Nothing,
-        only: request.only.clone(),
-        owner: OwnerBy::default(),
-        budget: request.budget.clone(),
-        parallel: request.parallel,
-        progress: Arc::clone(&request.progress),
-        cancel: request.cancel.clone(),
-    };
-    lay_files(job).await.map_err(AgentError::pipeline(format!("restoring into {}", request.target.display())))
+    lay_files(request.job()).await.map_err(AgentError::pipeline(format!("restoring into {}", request.target.display())))
 }
 
 /// Makes a database of the laid files, or leaves them ready for the person's own recovery. Without success, or dropped on
@@ -244,6 +272,7 @@ pub fn summary(
     let plan = &request.plan;
     let log = plan.log_size();
     let mut warnings = report.damage.clone();
+    warnings.extend(report.shortfalls.iter().map(ToString::to_string));
     if outcome.is_some() && request.verify != Verify::Quick {
         warnings.push(format!(
             "{} offers no deeper check than `quick` in this version, so that is what was done",
@@ -263,6 +292,8 @@ pub fn summary(
         reaches: plan.reaches.filter(|_| outcome.is_some() || plan.log.is_none()),
         last_transaction: outcome.as_ref().and_then(|outcome| outcome.last_transaction),
         bytes: report.totals.read,
+        bytes_kept: report.totals.unchanged,
+        bytes_fetched: report.totals.stored,
         files: report.totals.files,
         segments: log.pieces,
         log_bytes: log.bytes,

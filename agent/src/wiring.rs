@@ -197,6 +197,17 @@ pub fn vital_file(kind: &str, facts: &serde_json::Value) -> Option<PathBuf> {
     }
 }
 
+/// What seems to work on the files in `directory` now, for people; none where nothing does, or nobody can know.
+pub fn running_in(kind: &str, directory: &Path) -> Option<String> {
+    if kind != breakwater_engine_postgres::KIND {
+        return None;
+    }
+    let text = std::fs::read_to_string(directory.join("postmaster.pid")).ok()?;
+    let process: u32 = text.lines().next()?.trim().parse().ok()?;
+    let lives = Path::new("/proc").join(process.to_string()).exists();
+    lives.then(|| format!("its postmaster.pid names the running process {process}"))
+}
+
 /// Where a snapshot of this kind keeps the programs that its source's settings name.
 pub fn program_directory(kind: &str, settings_json: &str) -> Option<PathBuf> {
     if kind != breakwater_engine_postgres::KIND {

@@ -84,6 +84,8 @@ pub(crate) async fn prepare(
         plan,
         secrets,
         target: PathBuf::from(&spec.target),
+        onto: restore::ground::onto(&spec.onto, spec.delete_extra)?,
+        owner: restore::ground::owner(&spec.owner)?,
         only: spec.only.clone(),
         parallel: usize::try_from(spec.parallel).unwrap_or(0),
         recover: spec.recover,

@@ -28,6 +28,13 @@ pub(super) async fn show(
     };
     let refusal = request.check().await.err().map(|error| breakwater_core::Chain(&error).to_string());
     let mut value = of_request(&request);
+    if refusal.is_none() {
+        match request.delta().await {
+            Ok(delta) => value["delta"] = json!(delta),
+            Err(error) => value["refused"] = json!(breakwater_core::Chain(&error).to_string()),
+        }
+        return Ok(value);
+    }
     value["refused"] = json!(refusal);
     Ok(value)
 }
@@ -52,6 +59,7 @@ pub fn of_request(request: &RestoreRequest) -> Value {
         "stop": stop_in_words(&plan.stop),
         "reaches": plan.reaches,
         "target": request.target,
+        "delta": Value::Null,
         "expected_seconds": Value::Null,
         "refused": Value::Null,
     })

@@ -32,9 +32,25 @@ pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) point: PointArgs,
 
-    /// Directory to restore into: absent or empty, on the agent's host
+    /// Directory to restore into, on the agent's host: absent or empty, but with --delta or --resume
     #[arg(long, value_name = "PATH_OR_URL")]
     pub(crate) target: String,
+
+    /// Onto an older or damaged copy: what is right there stays, only what differs is fetched. Changes what lies there
+    #[arg(long)]
+    pub(crate) delta: bool,
+
+    /// With --delta: remove what the snapshot does not have
+    #[arg(long, requires = "delta")]
+    pub(crate) delete_extra: bool,
+
+    /// Continue a restore that was interrupted in this directory
+    #[arg(long, conflicts_with = "delta")]
+    pub(crate) resume: bool,
+
+    /// Whom restored files belong to
+    #[arg(long, value_enum, value_name = "RULE", default_value = "number")]
+    pub(crate) owner: Owner,
 
     /// Read from this region only
     #[arg(long, value_name = "REGION")]
@@ -75,6 +91,39 @@ pub(crate) struct RestoreArgs {
     /// The same id starts the restore once, however often it is sent
     #[arg(long, value_name = "ID")]
     pub(crate) request_id: Option<String>,
+}
+
+impl RestoreArgs {
+    /// The protocol's word for what may lie in the target.
+    pub(crate) fn onto(&self) -> &'static str {
+        match (self.delta, self.resume) {
+            (true, _) => "delta",
+            (_, true) => "resume",
+            _ => "",
+        }
+    }
+}
+
+/// Whom restored files belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Owner {
+    /// The numbers that the snapshot holds
+    Number,
+    /// The users and groups that have the names of the snapshot on this host
+    Name,
+    /// Whoever runs the restore
+    Nobody,
+}
+
+impl Owner {
+    /// The word of the protocol.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Owner::Number => "number",
+            Owner::Name => "name",
+            Owner::Nobody => "nobody",
+        }
+    }
 }
 
 /// The moment; exactly one.

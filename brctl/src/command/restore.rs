@@ -1,5 +1,6 @@
 //! `restore`: bringing a source back.
 
+use breakwater_agent::restore::ground;
 use breakwater_proto::v1;
 
 use crate::args::restore::{RestoreArgs, RestoreCommand, Verify};
@@ -38,6 +39,9 @@ async fn start(desk: &Desk, args: RestoreArgs) -> Ended {
         recover: !args.no_recover && args.only.is_empty(),
         verify: args.verify.word().to_owned(),
         program_directory: args.program_directory.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        onto: args.onto().to_owned(),
+        delete_extra: args.delete_extra,
+        owner: args.owner.word().to_owned(),
     };
     let request = v1::RunRestoreRequest {
         namespace: desk.namespace(),
@@ -67,6 +71,7 @@ async fn by_hand(desk: &Desk, glass: &Glass, args: RestoreArgs) -> Ended {
         return Err(Failure::usage("--agent names a host, and with --offline the restore runs on this one"));
     }
     let target = args.target.strip_prefix("file://").unwrap_or(&args.target);
+    let onto = ground::onto(args.onto(), args.delete_extra)?;
     let wanted = Wanted {
         source: args.source,
         point: Some(args.point.resolve()?),
@@ -76,6 +81,8 @@ async fn by_hand(desk: &Desk, glass: &Glass, args: RestoreArgs) -> Ended {
         only: args.only,
         parallel: usize::try_from(args.parallel).unwrap_or(0),
         verify: args.verify.word().to_owned(),
+        onto,
+        owner: ground::owner(args.owner.word())?,
         program_directory: args.program_directory,
         preview: args.preview,
     };

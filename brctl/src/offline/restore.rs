@@ -9,10 +9,11 @@ use breakwater_agent::restore::{self, RestoreRequest, Verify};
 use breakwater_agent::restore_plan::{self, Point, ReadSide};
 use breakwater_core::{ByteCount, ErrorClass};
 use breakwater_pipeline::Progress;
+use breakwater_pipeline::restore::{Onto, OwnerBy};
 use breakwater_proto::v1;
 use breakwater_runtime::ByteBudget;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Glass;
@@ -30,8 +31,12 @@ pub(crate) struct Wanted {
     pub(crate) source: Option<String>,
     /// The moment.
     pub(crate) point: Option<v1::restore_point::Point>,
-    /// A directory that is absent or empty.
+    /// The directory.
     pub(crate) target: PathBuf,
+    /// What may be in it.
+    pub(crate) onto: Onto,
+    /// Whom the files belong to.
+    pub(crate) owner: OwnerBy,
     /// Read from this region only.
     pub(crate) region: Option<String>,
     /// Only paths that match.
@@ -63,6 +68,8 @@ pub(crate) async fn run(glass: &Glass, output: &Output, wanted: &Wanted) -> Resu
         plan,
         secrets,
         target: wanted.target.clone(),
+        onto: wanted.onto,
+        owner: wanted.owner,
         only: wanted.only.clone(),
         parallel: wanted.parallel,
         recover: wanted.recover,
@@ -75,7 +82,9 @@ pub(crate) async fn run(glass: &Glass, output: &Output, wanted: &Wanted) -> Resu
     };
     if wanted.preview {
         request.check().await?;
+        let delta = request.delta().await?;
         let mut value = preview::of_request(&request);
+        value["delta"] = json!(delta);
         view::readable(&mut value);
         return Ok(value);
     }

@@ -255,7 +255,8 @@ impl RestoreJob {
             let default_owner = (!entrance.existing).then(|| (marked.uid(), marked.gid()));
             let owners = Owners::new(owner, Path::new("/etc"));
             let dresser = Dresser { owners, shortfalls: Shortfalls::default(), default_owner };
-            let target = Target::open(&path, dresser, namer, entrance.existing)?;
+            let mut target = Target::open(&path, dresser, namer, entrance.existing)?;
+            target.may_delete = entrance.delete_extra;
             if entrance.existing {
                 delta::put_away(&target, &last)?;
             }

@@ -137,7 +137,7 @@ impl Walk {
 }
 
 /// Removes `name` and all that is in it.
-fn remove_below(parent: &OwnedFd, name: &OsStr, device: u64) -> Result<(), Errno> {
+pub(crate) fn remove_below(parent: &OwnedFd, name: &OsStr, device: u64) -> Result<(), Errno> {
     let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(()),

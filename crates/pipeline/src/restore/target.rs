@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::attributes::{Dresser, Metadata};
 use super::durable::Durability;
+use super::extra::remove_below;
 use super::marker::MARKER;
 use crate::PipelineError;
 
@@ -39,6 +40,8 @@ pub(crate) struct Target {
     pub(crate) durability: Durability,
     /// It held something when the restore began.
     pub(crate) existing: bool,
+    /// A directory that holds something may go for what is none.
+    pub(crate) may_delete: bool,
     namer: Namer,
     directories: Mutex<HashMap<Vec<u8>, Arc<OwnedFd>>>,
 }
@@ -59,7 +62,8 @@ impl Target {
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
         let durability = Durability::of(&root);
         let directories = Mutex::default();
-        Ok(Target { path: path.to_owned(), root, dresser, durability, existing, namer, directories })
+        let path = path.to_owned();
+        Ok(Target { path, root, dresser, durability, existing, may_delete: false, namer, directories })
     }
 
     /// Bytes free for us where `path` is, or will be.
@@ -152,7 +156,7 @@ impl Target {
                 return Ok(Some(File::from(file)));
             }
         }
-        rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(failed)?;
+        self.take_away(parent, name).map_err(failed)?;
         Ok(None)
     }
 
@@ -219,9 +223,21 @@ impl Target {
         let flags = if self.existing { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         let renamed = match rustix::fs::renameat_with(parent, from, parent, to, flags) {
             Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(parent, from, parent, to),
+            Err(Errno::ISDIR) if self.may_delete => {
+                self.take_away(parent, to).and_then(|()| rustix::fs::renameat(parent, from, parent, to))
+            }
             renamed => renamed,
         };
         renamed.map_err(|error| self.failed("naming", path, error))
+    }
+
+    /// Removes what has this name; a directory only where that was allowed.
+    fn take_away(&self, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+        if self.may_delete {
+            let device = rustix::fs::fstat(parent)?.st_dev;
+            return remove_below(parent, name, device);
+        }
+        rustix::fs::unlinkat(parent, name, AtFlags::empty())
     }
 
     /// The name of the unfinished file that will be at `path`, in the same directory.

@@ -3,12 +3,17 @@
 
 mod cancel;
 mod changes;
+mod delta;
 mod engine;
 mod hostile;
 mod kinds;
 mod lab;
 mod memory;
+mod metadata;
+mod moved;
 mod regions;
 mod resume;
 mod round_trip;
+mod shelf;
+mod supply;
 mod tree;

@@ -54,9 +54,13 @@ impl Compression {
         let output = plain + plain / 8 + 64 * KIB;
         let tables = match self.codec {
             Codec::None => return 0,
-            // Levels up to 5 keep one or two tables of 4 bytes an entry; above, trees and what the optimal parser writes down.
-            Codec::Zstd if self.level <= 5 => 2 * MIB + 4 * plain,
-            Codec::Zstd => 8 * MIB + 16 * plain.next_power_of_two(),
+            // What libzstd 1.5 takes for a chunk of known length; a test compares.
+            Codec::Zstd => match self.level {
+                ..=3 => 3 * MIB / 2,
+                4..=6 => 13 * MIB / 4,
+                7..=9 => MIB + (10 * plain).min(10 * MIB),
+                _ => 2 * MIB + (16 * plain).min(68 * MIB),
+            },
             Codec::Lz4 => 64 * KIB,
             Codec::Gzip => 512 * KIB,
             Codec::Bzip2 => 8 * MIB,

@@ -1,7 +1,7 @@
 //! Zeros between frames and footer, so that the size of a pack says little of what is in it.
 //!
-//! The size that a pack is padded to is all that a store learns: the pack size for full packs of content, and for all others
-//! one of the few Padmé sizes (Nikitin and others, "Reducing Metadata Leakage from Encrypted Files and Communication with
+//! What listings, bills and watchers of the network show of a pack is the size that it is padded to: the pack size for full
+//! packs of content, and for all others one of the few Padmé sizes (Nikitin and others, "Reducing Metadata Leakage from Encrypted Files and Communication with
 //! PURBs"): of the length, only as many leading bits stay as its logarithm has. That costs 12 % at most, 3 % from 1 MiB on.
 
 use bytes::Bytes;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::error::{Cause, RepositoryError, Trouble};
 use crate::fetch::Names;
 use crate::format::lost::{Lost, LostChunk};
-use crate::format::moved::Moved;
+use crate::format::moved::{Moved, MovedFrames};
 use crate::format::pack::{KeyKind, PackId};
 use crate::format::record::RecordKind;
 use crate::format::{FormatError, ObjectName};
@@ -59,6 +59,8 @@ impl Repository {
         let wanted: BTreeSet<LostChunk> = marks.iter().flat_map(|(_, lost)| lost.chunks.iter().copied()).collect();
         let found = self.stored_since(source, oldest, &wanted).await?;
         let mut settled = Settled::default();
+        let mut movers: BTreeSet<SessionId> = BTreeSet::new();
+        let mut done = Vec::new();
         for (name, lost) in marks {
             let mut by_session: BTreeMap<SessionId, BTreeSet<PackId>> = BTreeMap::new();
             let mut open = 0;
@@ -71,16 +73,26 @@ impl Repository {
             settled.found += lost.chunks.len() as u64 - open;
             settled.open += open;
             for (mover, packs) in by_session {
+                movers.insert(mover);
                 let to = packs.into_iter().collect();
                 let moved = Moved { pack: lost.pack, kind: KeyKind::Content, mover, to, at: self.now() };
                 let at = ObjectName::Moved { source, kind: KeyKind::Content, pack: lost.pack, mover };
                 self.put_everywhere(&at, self.seal_record(source, RecordKind::Moved, &at, &moved)?.into()).await?;
             }
             if open == 0 {
-                for region in self.regions() {
-                    let gone = async { within(READ_DEADLINE, region.ready().await?.delete(&name.to_string())).await };
-                    gone.await.map_err(|trouble| refused(&name, region.name(), &trouble))?;
-                }
+                done.push(name);
+            }
+        }
+        // As a session looks for tombstones of what it names once its open record is durable: either the garbage collection
+        // sees that these packs are leaned on, or the tombstone is seen here, and the mark stays.
+        let tombstones = self.tombstones(&order, source).await?;
+        if !tombstones.silent.is_empty() || movers.iter().any(|mover| tombstones.sessions.contains_key(mover)) {
+            return Ok(settled);
+        }
+        for name in done {
+            for region in self.regions() {
+                let gone = async { within(READ_DEADLINE, region.ready().await?.delete(&name.to_string())).await };
+                gone.await.map_err(|trouble| refused(&name, region.name(), &trouble))?;
             }
         }
         Ok(settled)
@@ -115,6 +127,7 @@ impl Repository {
         let order = self.read_order();
         let Names { objects, .. } = self.names(&order, &ObjectName::data_prefix(source, "pack")).await?;
         let mut found = BTreeMap::new();
+        let deleted = self.tombstones(&order, source).await?.sessions;
         for name in objects.keys().filter_map(|key| ObjectName::parse(key)) {
             // Sessions are in the order of time: what was stored before was lost with the rest, or is not the same chunk.
             let ObjectName::ContentPack(_, pack) = name else { continue };
@@ -122,6 +135,11 @@ impl Repository {
                 continue;
             }
             let Ok((footer, _)) = self.fetch_footer(&order, &name).await else { continue };
+            // Packs that a run of the garbage collection filled stay only for the places that their frames came from.
+            let places = MovedFrames::of_footer(&footer.json, footer.frames.len());
+            if deleted.contains_key(&pack.session) || places.map_or(true, |places| !places.from.is_empty()) {
+                continue;
+            }
             let chunks = footer.frames.iter().map(|frame| LostChunk { class: frame.class.byte(), id: frame.id });
             for chunk in chunks.filter(|chunk| wanted.contains(chunk)) {
                 found.entry(chunk).or_insert(pack);

@@ -16,6 +16,7 @@ NAMES = [
     f"meta/{ID}/snap/{ID}\\.{ID}",
     f"meta/{ID}/snap/{ID}\\.{ID}\\.(committed|deleted)",
     f"meta/{ID}/moved/(data|meta)-{ID}-{U32}\\.{ID}",
+    f"meta/{ID}/lost/{ID}-{U32}\\.{ID}",
     f"meta/{ID}/gc/{ID}(\\.decided)?",
     f"meta/{ID}/pack/{ID}-{U32}",
     f"data/{ID}/pack/{ID}-{U32}",

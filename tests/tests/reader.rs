@@ -11,6 +11,8 @@ mod lab;
 mod log;
 #[path = "reader/tree.rs"]
 mod tree;
+#[path = "reader/trees.rs"]
+mod trees;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,6 +25,7 @@ use breakwater_repository::format::manifest::Manifest;
 
 use lab::{EXTENT, Lab};
 use tree::{Node, Tree, noise, text};
+use trees::{documents, documents_later, small_tree};
 
 /// Files of every shape: leaves that are shared and leaves that are full, zeros between bytes, names that need escapes.
 fn first_tree() -> Tree {
@@ -112,11 +115,17 @@ async fn a_writer_key_shows_the_snapshots_and_no_content() {
     lab.read_with("recovery", &region, &["check"]).expect("both recipients read everything");
 }
 
-fn small_tree() -> Tree {
-    let mut tree = Tree::default();
-    tree.directory("d").file("d/large", noise(1, EXTENT * 20)).file("d/text", text(2, 5000));
-    tree.link("link", "d").file("zeros", vec![0; EXTENT * 2]);
-    tree
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_that_the_content_cuts_and_page_runs_are_in_the_document() {
+    let lab = Lab::new(1).await;
+    let first = documents(3 << 20);
+    let second = documents_later(&first, 3 << 20);
+    let one = lab.backup(&first).await.manifest;
+    let two = lab.backup(&second).await.manifest;
+    assert!(two.totals.new < one.totals.new / 2, "most chunks are found again: {:?}", two.totals);
+    restored(&lab, &lab.region(0), &one).assert_same(&first);
+    restored(&lab, &lab.region(0), &two).assert_same(&second);
+    lab.read(&lab.region(0), &["check"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use breakwater_core::{Attributes, Timestamp};
 use breakwater_engine::{
-    BackupEnd, BackupSession, EngineError, Entry, EntryKind, ExtentReader, ReadExtent, Unreadable,
+    BackupEnd, BackupSession, Chunking, EngineError, Entry, EntryKind, ExtentReader, ReadExtent, Unreadable,
 };
 
-use crate::tree::{Item, Node, Tree};
+use crate::tree::{How, Item, Node, Tree};
 
 /// A backup of a [`Tree`].
 pub(crate) struct TreeSession(VecDeque<Entry>);
@@ -19,12 +19,21 @@ impl TreeSession {
     /// Its files belong to whoever owns `owner`, so that everybody may restore them.
     pub(crate) fn new(tree: &Tree, owner: &Path) -> TreeSession {
         let owner = std::fs::metadata(owner).unwrap();
-        TreeSession(tree.0.iter().map(|(path, item)| entry(path, item, (owner.uid(), owner.gid()))).collect())
+        TreeSession(tree.0.iter().map(|(path, item)| entry(path, item, &tree.1, (owner.uid(), owner.gid()))).collect())
     }
 }
 
-fn entry(path: &[u8], item: &Item, (uid, gid): (u32, u32)) -> Entry {
+fn entry(path: &[u8], item: &Item, how: &How, (uid, gid): (u32, u32)) -> Entry {
     let kind = match &item.node {
+        Node::File(_) if how.hard_links.contains_key(path) => {
+            EntryKind::Hardlink { target: how.hard_links[path].clone() }
+        }
+        Node::File(content) if how.content_defined.contains(path) || how.changed.contains_key(path) => {
+            let chunking = if how.changed.contains_key(path) { Chunking::Extents } else { Chunking::ContentDefined };
+            let (size, reader) = (content.len() as u64, Arc::new(Reader(Arc::clone(content))));
+            EntryKind::File { size, reader, chunking, changed: how.changed.get(path).cloned() }
+        }
+        Node::Fifo => EntryKind::Fifo,
         Node::Directory => EntryKind::Directory,
         Node::Link(target) => EntryKind::Symlink { target: target.clone() },
         Node::File(content) => EntryKind::file(content.len() as u64, Arc::new(Reader(Arc::clone(content)))),

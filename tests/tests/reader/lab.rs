@@ -98,6 +98,11 @@ impl Lab {
         region_dir(&self.dir, number)
     }
 
+    /// One of the files beside the regions: `key`, `recovery`, `writer`.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     /// A path that nothing has yet.
     pub(crate) fn fresh(&self, name: &str) -> PathBuf {
         self.dir.path().join(format!("{name}-{}", self.fresh.fetch_add(1, Ordering::Relaxed)))
@@ -186,7 +191,7 @@ impl Lab {
     pub(crate) fn read_with(&self, key: &str, region: &Path, words: &[&str]) -> Result<Vec<Value>, String> {
         let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("reader/breakwater_reader.py");
         let mut command = Command::new(PYTHON);
-        let output = command.arg(reader).arg(region).arg(self.dir.path().join(key)).args(words).output().unwrap();
+        let output = command.arg(reader).arg(region).arg(self.path(key)).args(words).output().unwrap();
         if !output.status.success() {
             return Err(String::from_utf8(output.stderr).unwrap());
         }

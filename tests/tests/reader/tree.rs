@@ -1,10 +1,12 @@
 //! A tree of files in memory, and the same tree read back from a directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Arc;
+
+use breakwater_engine::ChangedPages;
 
 /// What lies at one path.
 #[derive(Clone, PartialEq, Eq)]
@@ -12,6 +14,7 @@ pub(crate) enum Node {
     Directory,
     File(Arc<Vec<u8>>),
     Link(Vec<u8>),
+    Fifo,
 }
 
 /// A node with what a restore must bring back.
@@ -26,7 +29,18 @@ pub(crate) struct Item {
 
 /// Paths and what lies there.
 #[derive(Clone, Default)]
-pub(crate) struct Tree(pub(crate) BTreeMap<Vec<u8>, Item>);
+pub(crate) struct Tree(pub(crate) BTreeMap<Vec<u8>, Item>, pub(crate) How);
+
+/// How an engine lists some of the files.
+#[derive(Clone, Default)]
+pub(crate) struct How {
+    /// These are cut where their content says.
+    pub(crate) content_defined: BTreeSet<Vec<u8>>,
+    /// These are other names of files before them.
+    pub(crate) hard_links: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Of these only some pages have changed since the last snapshot.
+    pub(crate) changed: BTreeMap<Vec<u8>, ChangedPages>,
+}
 
 impl Tree {
     pub(crate) fn directory(&mut self, path: &str) -> &mut Self {
@@ -39,6 +53,23 @@ impl Tree {
 
     pub(crate) fn link(&mut self, path: &str, target: &str) -> &mut Self {
         self.put(path.as_bytes(), Node::Link(target.as_bytes().to_vec()), 0o777)
+    }
+
+    /// A file that is cut where its content says.
+    pub(crate) fn document(&mut self, path: &str, content: Vec<u8>) -> &mut Self {
+        self.1.content_defined.insert(path.as_bytes().to_vec());
+        self.file(path, content)
+    }
+
+    pub(crate) fn hard_link(&mut self, path: &str, target: &str) -> &mut Self {
+        self.1.hard_links.insert(path.as_bytes().to_vec(), target.as_bytes().to_vec());
+        let file = self.0[target.as_bytes()].clone();
+        self.0.insert(path.as_bytes().to_vec(), file);
+        self
+    }
+
+    pub(crate) fn fifo(&mut self, path: &str) -> &mut Self {
+        self.put(path.as_bytes(), Node::Fifo, 0o600)
     }
 
     pub(crate) fn put(&mut self, path: &[u8], node: Node, mode: u32) -> &mut Self {
@@ -86,6 +117,8 @@ fn read_into(tree: &mut Tree, directory: &Path, prefix: &[u8]) {
             Node::Directory
         } else if meta.is_symlink() {
             Node::Link(std::fs::read_link(entry.path()).unwrap().as_os_str().as_bytes().to_vec())
+        } else if meta.file_type().is_fifo() {
+            Node::Fifo
         } else {
             Node::File(Arc::new(std::fs::read(entry.path()).unwrap()))
         };

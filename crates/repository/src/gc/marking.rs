@@ -123,8 +123,13 @@ impl Everywhere<'_> {
         let (live, mut sessions) = (marking.rows.finish()?, marking.sessions);
         sessions.extend(pins.sessions.iter().copied());
         let mut moved = LiveRows::new(scratch, MEMORY);
-        super::live::follow(&live, &from, &mut moved)?;
-        Ok(Marked { live, moved: moved.finish()?, pins, snapshots, sessions, settled, unclear, origins })
+        let needed = live.clone();
+        let followed = tokio::task::spawn_blocking(move || {
+            super::live::follow(&needed, &from, &mut moved)?;
+            moved.finish()
+        });
+        let moved = followed.await.map_err(std::io::Error::other)??;
+        Ok(Marked { live, moved, pins, snapshots, sessions, settled, unclear, origins })
     }
 
     /// Notes where the frames in the packs of `run` were; false when that cannot be told.

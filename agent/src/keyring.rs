@@ -24,6 +24,8 @@ pub struct Keys {
     pub writer: Option<WriterKey>,
     /// Opens everything.
     pub recipient: Option<RecipientKey>,
+    /// Lists and deletes.
+    pub reaper: Option<ReaperKey>,
 }
 
 impl Keyring {
@@ -46,11 +48,12 @@ impl Keyring {
             match read(&path) {
                 Ok(Access::Writer(key)) if key.repository == repository => keys.writer = Some(key),
                 Ok(Access::Recipient(key)) if key.repository == repository => keys.recipient = Some(key),
+                Ok(Access::Reaper(key)) if key.repository == repository => keys.reaper = Some(key),
                 Ok(_) => {}
                 Err(error) => troubles.push(Chain(&error).to_string()),
             }
         }
-        if keys.writer.is_none() && keys.recipient.is_none() {
+        if keys.writer.is_none() && keys.recipient.is_none() && keys.reaper.is_none() {
             let unusable = if troubles.is_empty() { String::new() } else { format!("; {}", troubles.join("; ")) };
             return Err(AgentError::Denied(format!(
                 "no key of repository {repository} in {}{unusable} (hint: put the writer key that `repository create` \
@@ -86,6 +89,11 @@ impl Keys {
     /// For adding: the writer key alone where there is one, so that what needs no more does not hold more.
     pub fn for_writing(&self) -> Option<Access> {
         self.writer.clone().map(Access::Writer).or_else(|| self.recipient.clone().map(Access::Recipient))
+    }
+
+    /// For deleting: the key that can do nothing else where there is one.
+    pub fn for_deleting(&self) -> Option<Access> {
+        self.reaper.clone().map(Access::Reaper).or_else(|| self.for_writing())
     }
 
     /// For opening content.

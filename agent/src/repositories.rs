@@ -118,7 +118,7 @@ impl Repositories {
         if let Some(old) = slot.take() {
             old.stale.cancel();
         }
-        let repository = self.open_with(spec, Keys::for_writing).await?;
+        let repository = self.open_with(spec, Keys::for_writing, "adding to it needs its writer key").await?;
         let set = region_set(&repository, spec, &self.inner.clock)?;
         let stale = CancellationToken::new();
         let open = Arc::new(OpenRepository { spec: spec.clone(), repository, set, stale });
@@ -130,19 +130,25 @@ impl Repositories {
 
     /// The repository of `spec`, opened with a recipient's key: the only way to content.
     pub async fn open_for_restore(&self, spec: &v1::RepositorySpec) -> Result<Repository, AgentError> {
-        self.open_with(spec, Keys::for_restoring).await
+        self.open_with(spec, Keys::for_restoring, "opening its content needs a recipient's key").await
+    }
+
+    /// The repository of `spec`, opened with the key that is meant for deleting where there is one, else as for adding.
+    pub async fn open_for_deleting(&self, spec: &v1::RepositorySpec) -> Result<Repository, AgentError> {
+        self.open_with(spec, Keys::for_deleting, "deleting from it needs a reaper's or its writer key").await
     }
 
     async fn open_with(
         &self,
         spec: &v1::RepositorySpec,
         choose: fn(&Keys) -> Option<Access>,
+        needs: &str,
     ) -> Result<Repository, AgentError> {
         let inner = &self.inner;
         let mut places = places(spec, &inner.entropy)?;
         let id = identify(&spec.name, &places).await?;
         let keys = inner.keyring.of(id)?;
-        let access = choose(&keys).ok_or_else(|| no_recipient(id, &inner.keyring))?;
+        let access = choose(&keys).ok_or_else(|| no_key(id, needs, &inner.keyring))?;
         let known = self.known(id)?;
         for place in &mut places {
             place.id = known.get(&place.name).copied();
@@ -202,10 +208,10 @@ fn region_set(
     Ok(RegionSet::with_options(handles, commit, options)?)
 }
 
-fn no_recipient(repository: RepositoryId, keyring: &Keyring) -> AgentError {
+fn no_key(repository: RepositoryId, needs: &str, keyring: &Keyring) -> AgentError {
     AgentError::Denied(format!(
-        "opening content of repository {repository} needs a recipient's key, and {} holds only the writer key (hint: put \
-         the key that `repository create` made beside it, or restore with `brctl --offline` where the key is)",
+        "repository {repository}: {needs}, and {} holds other keys only (hint: put the key that `repository create` made \
+         beside them, or do it with `brctl --offline` where the key is)",
         keyring.directory().display()
     ))
 }

@@ -15,7 +15,7 @@ use breakwater_agent::{contents, keyring};
 use breakwater_core::{Clock, Entropy, ErrorClass, SourceUid};
 use breakwater_repository::format::open::SourceRecord;
 use breakwater_repository::regions::Role;
-use breakwater_repository::{Access, Place, RegionState, Repository};
+use breakwater_repository::{Place, RegionState, Repository};
 use breakwater_runtime::{SystemClock, SystemEntropy};
 use breakwater_storage::Storage;
 
@@ -32,15 +32,12 @@ pub(crate) use work::perform;
 #[derive(Debug)]
 pub(crate) struct Glass {
     repository: Repository,
-    /// Whether the key is a recipient's.
-    opens_content: bool,
 }
 
 impl Glass {
     /// Opens the repository that the settings name, and says which of its regions cannot be used.
     pub(crate) async fn open(settings: &OfflineSettings, output: &Output) -> Result<Self, Failure> {
         let access = keyring::read(&settings.key)?;
-        let opens_content = matches!(access, Access::Recipient(_));
         let mut places = Vec::new();
         for (name, url) in &settings.regions {
             let storage =
@@ -63,7 +60,7 @@ impl Glass {
                 output.note(format!("note: region {} cannot be used: {why}", region.name()));
             }
         }
-        Ok(Glass { repository, opens_content })
+        Ok(Glass { repository })
     }
 
     /// The source that is meant: by name or uid, or the only one.
@@ -113,10 +110,10 @@ impl Glass {
 
     /// Refuses to go on with a key that opens no content.
     fn needs_content(&self) -> Result<(), Failure> {
-        if self.opens_content {
+        if self.repository.opens_content() {
             return Ok(());
         }
-        Err(Failure::new(ErrorClass::Denied, "the key is a writer's: it adds backups and opens no content")
+        Err(Failure::new(ErrorClass::Denied, "the key is a writer's or a reaper's: it opens no content")
             .hint("--key with the key for restores, or the recovery key"))
     }
 }

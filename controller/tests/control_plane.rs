@@ -325,6 +325,62 @@ async fn work_that_waits_for_an_agent_is_not_lost_when_it_comes() {
 }
 
 #[tokio::test]
+async fn partial_backups_are_no_green_and_a_gc_is_told_which_are_over() {
+    let stage = Stage::embedded().await;
+    let mut desk = stage.desk().await;
+    let compressed = |word: &str| DOCUMENTS.replace("sources: [pg]", &format!("sources: [pg], compression: {word}"));
+    let bad = apply(&mut desk, &compressed("\"zstd:99\"")).await.expect_err("no such level");
+    assert!(bad.message().contains("spec.compression") && bad.message().contains("-7 to 19"), "{bad}");
+    apply(&mut desk, &compressed("\"zstd:9\"")).await.unwrap();
+    let identity = stage.enrolled("host-a").await;
+    let mut player = Player::enter(&stage, identity, Vec::new()).await.unwrap();
+
+    let first = run_backup(&mut desk, "").await;
+    let start = player.start_job().await;
+    let Some(v1::start_job::Work::Backup(backup)) = &start.work else { panic!("no backup: {start:?}") };
+    assert_eq!(backup.compression, "zstd:9", "the plan's");
+    let missing = v1::Failure::new(ErrorClass::Partial, "2 files could not be read");
+    player.end(&start, v1::JobState::Succeeded, Some(missing.clone()), 1).await;
+    let ended = wait_for_state(&mut desk, &first.id, v1::JobState::Succeeded).await;
+    assert_eq!((ended.failure, ended.attempt), (Some(missing), 1), "not tried again, and said");
+
+    let request =
+        v1::RunBackupRequest { name: "nightly".to_owned(), compression: "lz4".to_owned(), ..Default::default() };
+    let second = desk.run_backup(request).await.unwrap().into_inner().jobs.remove(0);
+    let running = player.start_job().await;
+    let Some(v1::start_job::Work::Backup(backup)) = &running.work else { panic!("no backup: {running:?}") };
+    assert_eq!(backup.compression, "lz4", "this run's own");
+
+    let work = v1::repository_work::Work::Gc(v1::GcSpec::default());
+    let request = v1::RunRepositoryWorkRequest {
+        work: Some(work.into()),
+        request_id: "tonight".to_owned(),
+        ..Default::default()
+    };
+    let gc = desk.run_repository_work(request.clone()).await.unwrap().into_inner().jobs.remove(0);
+    let again = desk.run_repository_work(request).await.unwrap().into_inner().jobs.remove(0);
+    assert_eq!((gc.id.as_str(), gc.kind()), (again.id.as_str(), v1::JobKind::Gc));
+    let start = player.start_job().await;
+    let Some(v1::start_job::Work::RepositoryWork(told)) = start.work else { panic!("no work: {start:?}") };
+    let Some(v1::repository_work::Work::Gc(told)) = told.work else { panic!("no gc") };
+    let below = |id: &str| {
+        let id: breakwater_core::JobId = id.parse().unwrap();
+        told.over.iter().find(|over| over.job == id.as_bytes()).map(|over| over.below)
+    };
+    assert_eq!((below(&first.id), below(&second.id)), (Some(u32::MAX), Some(1)), "{:?}", told.over);
+
+    let nothing = v1::RunRepositoryWorkRequest::default();
+    assert_eq!(class_of(desk.run_repository_work(nothing).await), ErrorClass::Invalid);
+    let elsewhere = v1::repository_work::Work::Repair(v1::RepairSpec::default());
+    let request = v1::RunRepositoryWorkRequest {
+        repository: "elsewhere".to_owned(),
+        work: Some(elsewhere.into()),
+        ..Default::default()
+    };
+    assert_eq!(class_of(desk.run_repository_work(request).await), ErrorClass::NotFound);
+}
+
+#[tokio::test]
 async fn tokens_work_once_and_locked_agents_are_cut_off() {
     let stage = Stage::embedded().await;
     let mut desk = stage.desk().await;

@@ -1,7 +1,7 @@
 //! Work on a repository itself: one function behind the jobs of agents and `brctl --offline`, so that both do the same.
 //!
 //! A new kind of work is a message in `RepositoryWork`, a file beside this one, an arm in [`perform`] and one in
-//! [`opens_content`].
+//! [`needs`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +10,6 @@ use breakwater_pipeline::Progress;
 use breakwater_proto::v1;
 use breakwater_proto::v1::repository_work::Work;
 use breakwater_repository::Repository;
-use breakwater_repository::regions::RegionSet;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
@@ -25,10 +24,8 @@ use crate::toolbox::Toolbox;
 pub struct Workplace {
     /// How people call it.
     pub name: String,
-    /// Opened with a key that is enough for the work; see [`opens_content`].
+    /// Opened with a key that is enough for the work; see [`needs`].
     pub repository: Repository,
-    /// Its regions, for writing.
-    pub set: RegionSet,
     /// Counts what is done.
     pub progress: Arc<Progress>,
     /// Where it may keep files while it goes on.
@@ -37,12 +34,25 @@ pub struct Workplace {
     pub cancel: CancellationToken,
 }
 
-/// Whether the work needs a key that opens content; else a writer's is enough.
-pub fn opens_content(work: &v1::RepositoryWork) -> bool {
+/// The right that work needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// To read structure.
+    Structure,
+    /// To delete; a reaper's key is enough.
+    Deletion,
+    /// To open content.
+    Content,
+}
+
+/// The right that `work` needs.
+pub fn needs(work: &v1::RepositoryWork) -> Needs {
     match &work.work {
-        Some(Work::Check(spec)) => spec.read_data,
-        Some(Work::Verify(spec)) => verify::opens_content(spec),
-        None | Some(Work::Delete(_) | Work::Gc(_) | Work::Repair(_)) => false,
+        Some(Work::Check(spec)) if spec.read_data => Needs::Content,
+        Some(Work::Verify(spec)) if verify::opens_content(spec) => Needs::Content,
+        Some(Work::Delete(_) | Work::Gc(_)) => Needs::Deletion,
+        // Repair mends with a writer's key what does not have to be opened for that.
+        None | Some(Work::Check(_) | Work::Verify(_) | Work::Repair(_)) => Needs::Structure,
     }
 }
 
@@ -101,15 +111,14 @@ pub(super) async fn run(
         AgentError::NotFound("the repository is not declared any more (hint: brctl get repository)".to_owned())
     })?;
     let opening = async {
-        let open = tools.repositories.open(spec).await?;
-        let repository = match opens_content(work) {
-            true => tools.repositories.open_for_restore(spec).await?,
-            false => open.repository.clone(),
+        let repository = match needs(work) {
+            Needs::Structure => tools.repositories.open(spec).await?.repository.clone(),
+            Needs::Deletion => tools.repositories.open_for_deleting(spec).await?,
+            Needs::Content => tools.repositories.open_for_restore(spec).await?,
         };
         Ok(Workplace {
             name: spec.name.clone(),
             repository,
-            set: open.set.clone(),
             progress: Arc::clone(&context.progress),
             scratch: tools.scratch.clone(),
             cancel: context.cancel.clone(),

@@ -3,14 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use breakwater_agent::AgentError;
 use breakwater_agent::jobs::outcome::Outcome;
-use breakwater_agent::jobs::repository::{self, Workplace};
-use breakwater_core::Clock;
+use breakwater_agent::jobs::repository::{self, Needs, Workplace};
 use breakwater_pipeline::Progress;
 use breakwater_proto::v1;
-use breakwater_repository::regions::{RegionOptions, RegionSet};
-use breakwater_runtime::SystemClock;
 use indicatif::ProgressBar;
 use tokio_util::sync::CancellationToken;
 
@@ -21,20 +17,13 @@ use crate::view;
 
 /// Does `work` here and to its end. An interrupt stops it.
 pub(crate) async fn perform(glass: &Glass, output: &Output, work: &v1::RepositoryWork) -> Result<Outcome, Failure> {
-    if repository::opens_content(work) {
+    if repository::needs(work) == Needs::Content {
         glass.needs_content()?;
     }
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let options = RegionOptions { clock, repository: Some(glass.repository.id()), ..RegionOptions::default() };
-    // Whoever works by hand names the regions that count, and all of them do.
-    let handles = glass.repository.handles();
-    let commit = handles.len();
-    let set = RegionSet::with_options(handles, commit, options).map_err(AgentError::from)?;
     let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());
     let place = Workplace {
         name: glass.repository.id().to_string(),
         repository: glass.repository.clone(),
-        set,
         progress: Arc::clone(&progress),
         scratch: std::env::temp_dir(),
         cancel: cancel.clone(),

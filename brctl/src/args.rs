@@ -3,6 +3,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod job;
+pub(crate) mod key;
 pub(crate) mod local;
 pub(crate) mod object;
 pub(crate) mod repository;
@@ -17,7 +18,8 @@ use clap_complete::Shell;
 
 const ENVIRONMENT: &str = "\
 Environment: BRCTL_CONTROLLER, BRCTL_CONTEXT, BRCTL_CONTEXT_FILE, BRCTL_TOKEN, BRCTL_CA, BRCTL_NAMESPACE, BRCTL_OUTPUT,
-BRCTL_TIMEOUT, BRCTL_REPOSITORY and BRCTL_KEY stand behind the flags of the same name.
+BRCTL_TIMEOUT, BRCTL_REPOSITORY, BRCTL_KEY and BRCTL_IDENTITY stand behind the flags of the same name; BRCTL_PASSPHRASE_FILE
+names the file with the passphrase for `--key passphrase`, which is asked for on a terminal otherwise.
 
 Exit codes: 0 ok, 1 unclassified, 2 usage, 3 authentication or authorisation, 4 refused before any change, 5 aborted,
 6 not found, 7 conflict or fenced, 8 unreachable and safe to retry, 9 verification failed, 10 partial success,
@@ -80,9 +82,13 @@ pub(crate) struct GlobalArgs {
     #[arg(long, global = true, value_name = "REPOSITORY", help_heading = "Global options")]
     pub(crate) repository: Vec<String>,
 
-    /// With --offline: the key file that opens the repository
+    /// With --offline: what opens the repository: a key file, each of several shares' files, a grant, or `passphrase`
+    #[arg(long, global = true, value_name = "KEY", help_heading = "Global options")]
+    pub(crate) key: Vec<String>,
+
+    /// With --offline and a grant as the key: the identity's file that it was made for
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
-    pub(crate) key: Option<PathBuf>,
+    pub(crate) identity: Option<PathBuf>,
 }
 
 /// A form of output.
@@ -149,6 +155,8 @@ pub(crate) enum Command {
     /// Repositories themselves
     #[command(subcommand)]
     Repository(repository::RepositoryCommand),
+    /// Destroys the keys of a domain: nothing in it can ever be read again
+    Erase(key::EraseArgs),
     /// Places that can hold a region
     #[command(subcommand)]
     Storage(repository::StorageCommand),
@@ -252,6 +260,13 @@ mod tests {
             "job watch 0199",
             "agent token create --name b",
             "repository create --region a=/a --region b=/b --writer-key-out w --key-out k --recovery-key-out r",
+            "--offline --repository /a --key k repository key list",
+            "--offline --repository /a --key k repository key add --name x --key-out f",
+            "--offline --repository /a --key k repository key remove x --reseal --yes=x",
+            "--offline --repository /a --key k repository key escrow --threshold 2 --shares 3 --out d",
+            "--offline --repository /a --key k repository key grant --snapshot 01 --to ab --out g",
+            "--offline --repository /a --key s1 --key s2 erase tenant --yes=tenant",
+            "--offline --repository /a --key g --identity i snapshot list",
             "repository check main --read-data",
             "storage check /srv/r1",
             "--offline --repository /a --repository /b --key k snapshot list",
@@ -283,6 +298,9 @@ mod tests {
             "snapshot delete",
             "repository gc main --repack-below 101",
             "status --output xml",
+            "repository key add --name x",
+            "repository key add --name x --key-out f --passphrase-file p",
+            "erase",
         ];
         for line in bad {
             let words = std::iter::once("brctl").chain(line.split(' ').filter(|word| !word.is_empty()));

@@ -8,6 +8,7 @@ mod dev;
 mod doctor;
 mod get;
 mod job;
+mod key;
 mod lag;
 mod recovery;
 mod region;
@@ -97,7 +98,7 @@ pub(crate) async fn run(command: Command, settings: Settings) -> Ended {
     let desk = Desk { settings, output };
     if desk.settings.offline.is_some() && !works_offline(&command) {
         return Err(Failure::usage("this command needs a controller, and --offline means that there is none")
-            .hint("--offline works with snapshot list|show|files|versions|verify|delete, restore run, recovery points and repository show|check|gc|repair"));
+            .hint("--offline works with snapshot list|show|files|versions|verify|delete, restore run, recovery points and repository show|check|gc|repair|key and erase"));
     }
     match command {
         Command::Status => status::run(&desk).await,
@@ -116,6 +117,7 @@ pub(crate) async fn run(command: Command, settings: Settings) -> Ended {
         Command::Region(command) => region::run(&desk, command).await,
         Command::Job(command) => job::run(&desk, command).await,
         Command::Repository(command) => repository::run(&desk, command).await,
+        Command::Erase(args) => key::erase(&desk, args).await,
         Command::Storage(command) => storage::run(&desk, command).await,
         Command::Doctor => doctor::run(&desk).await,
         Command::Completion { shell } => shell::completion(&desk, shell),
@@ -140,7 +142,9 @@ fn works_offline(command: &Command) -> bool {
                     | RepositoryCommand::Show { .. }
                     | RepositoryCommand::Gc(_)
                     | RepositoryCommand::Repair(_)
+                    | RepositoryCommand::Key(_)
             )
+            | Command::Erase(_)
             | Command::Version
             | Command::Completion { .. }
             | Command::Man { .. }

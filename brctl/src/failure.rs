@@ -119,6 +119,7 @@ from_classed! {
     breakwater_controller::objects::BadDocument,
     breakwater_controller::error::ControlError,
     breakwater_crypto::KeyFileError,
+    breakwater_crypto::ShareError,
     breakwater_repository::RepositoryError,
     breakwater_storage::StorageError,
 }

@@ -4,6 +4,7 @@
 //! Invariant: what is done here is what an agent's job would do, by the same function. Nothing is written to a region but by
 //! the work that is there to do so ([`perform`]).
 
+mod access;
 mod points;
 mod restore;
 mod snapshots;
@@ -11,7 +12,7 @@ mod work;
 
 use std::sync::Arc;
 
-use breakwater_agent::{contents, keyring};
+use breakwater_agent::contents;
 use breakwater_core::{Clock, Entropy, ErrorClass, SourceUid};
 use breakwater_repository::format::open::SourceRecord;
 use breakwater_repository::regions::Role;
@@ -23,6 +24,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings::OfflineSettings;
 
+pub(crate) use access::passphrase;
 pub(crate) use points::points;
 pub(crate) use restore::{Wanted, run as restore};
 pub(crate) use snapshots::{files, list, repository as show, show as show_snapshot, versions};
@@ -37,13 +39,13 @@ pub(crate) struct Glass {
 impl Glass {
     /// Opens the repository that the settings name, and says which of its regions cannot be used.
     pub(crate) async fn open(settings: &OfflineSettings, output: &Output) -> Result<Self, Failure> {
-        let access = keyring::read(&settings.key)?;
         let mut places = Vec::new();
         for (name, url) in &settings.regions {
             let storage =
                 Storage::open_existing(url).map_err(|error| Failure::from(error).doing(format!("region {name}")))?;
             places.push(Place::new(name, Role::Sync, storage));
         }
+        let access = access::access(settings, &places).await?;
         let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let repository = Repository::open(places, access, clock, entropy).await.map_err(|error| {
             let class = error.class();
@@ -61,6 +63,11 @@ impl Glass {
             }
         }
         Ok(Glass { repository })
+    }
+
+    /// The repository.
+    pub(crate) const fn repository(&self) -> &Repository {
+        &self.repository
     }
 
     /// The source that is meant: by name or uid, or the only one.

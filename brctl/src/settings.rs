@@ -56,8 +56,12 @@ pub(crate) struct ContextChoice {
 pub(crate) struct OfflineSettings {
     /// Its regions: name and place.
     pub(crate) regions: Vec<(String, String)>,
-    /// The key file.
-    pub(crate) key: PathBuf,
+    /// What opens it: a key file, shares of one, a grant, or the word `passphrase`.
+    pub(crate) keys: Vec<String>,
+    /// The identity that a grant is for.
+    pub(crate) identity: Option<PathBuf>,
+    /// The file with the passphrase.
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 /// Looks up environment variables.
@@ -81,9 +85,13 @@ pub(crate) fn resolve(args: &GlobalArgs, environment: Environment<'_>) -> Result
         (None, None) => TIMEOUT,
     };
     let offline = if args.offline {
-        Some(offline(args, variable("BRCTL_REPOSITORY")?, variable("BRCTL_KEY")?)?)
+        let mut offline = offline(args, variable("BRCTL_REPOSITORY")?, variable("BRCTL_KEY")?)?;
+        let file = |name: &str| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        offline.identity = args.identity.clone().or_else(|| file("BRCTL_IDENTITY"));
+        offline.passphrase_file = file("BRCTL_PASSPHRASE_FILE");
+        Some(offline)
     } else {
-        if args.key.is_some() {
+        if !args.key.is_empty() {
             return Err(Failure::usage("--key is for --offline only: agents hold their keys themselves"));
         }
         None
@@ -141,11 +149,12 @@ fn offline(args: &GlobalArgs, repository: Option<String>, key: Option<String>) -
             "--offline needs to know where the repository is (hint: --repository URL, repeated for several regions, or BRCTL_REPOSITORY)",
         ));
     }
-    let Some(key) = args.key.clone().or(key.map(PathBuf::from)) else {
+    let keys = if args.key.is_empty() { key.into_iter().collect() } else { args.key.clone() };
+    if keys.is_empty() {
         return Err(Failure::usage(
             "--offline needs the key that opens the repository (hint: --key FILE, or BRCTL_KEY; the recovery key will do)",
         ));
-    };
+    }
     let mut regions: Vec<(String, String)> = Vec::new();
     for place in &places {
         let (name, url) = region(place)?;
@@ -163,7 +172,7 @@ fn offline(args: &GlobalArgs, repository: Option<String>, key: Option<String>) -
         };
         regions.push((name, url));
     }
-    Ok(OfflineSettings { regions, key })
+    Ok(OfflineSettings { regions, keys, identity: None, passphrase_file: None })
 }
 
 /// Reads `[NAME=]URL`; a relative path becomes an absolute one.

@@ -19,6 +19,9 @@ pub(crate) enum RepositoryCommand {
     Gc(GcArgs),
     /// Puts back what a region lost
     Repair(RepairArgs),
+    /// Who may open a repository, and how that changes
+    #[command(subcommand)]
+    Key(super::key::KeyCommand),
 }
 
 #[derive(Debug, clap::Args)]

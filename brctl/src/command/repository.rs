@@ -27,6 +27,7 @@ pub(super) async fn run(desk: &Desk, command: RepositoryCommand) -> Ended {
         RepositoryCommand::Check(args) => check(desk, args).await,
         RepositoryCommand::Gc(args) => gc(desk, args).await,
         RepositoryCommand::Repair(args) => repair(desk, args).await,
+        RepositoryCommand::Key(command) => super::key::run(desk, command).await,
     }
 }
 

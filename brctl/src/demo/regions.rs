@@ -112,7 +112,12 @@ impl Story {
         let place = region(&self.directory, left);
         let key = recovery_key(&self.directory);
         let words = format!("--offline --repository {} --key {}", place.display(), key.display());
-        let settings = OfflineSettings { regions: vec![(left.to_owned(), place.display().to_string())], key };
+        let settings = OfflineSettings {
+            regions: vec![(left.to_owned(), place.display().to_string())],
+            keys: vec![key.display().to_string()],
+            identity: None,
+            passphrase_file: None,
+        };
         let output = Output::new(None, true);
         let glass = Glass::open(&settings, &output).await?;
         self.narrator.command(&format!("{words} snapshot list"));

@@ -1,0 +1,112 @@
+//! What `--key` names: a key file, shares of one, a passphrase, or a grant with the identity that it is for.
+//!
+//! Invariant: no secret is ever an argument. A passphrase comes from a file that only its owner can read, or is asked for
+//! on the terminal.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use breakwater_agent::keyring;
+use breakwater_core::ErrorClass;
+use breakwater_crypto::{Grant, Identity, KeyKind, KeyShare, key_kind};
+use breakwater_repository::{Access, Holders, OpenedGrant, Place};
+
+use crate::failure::Failure;
+use crate::settings::OfflineSettings;
+
+/// The word for a key that a passphrase opens.
+const PASSPHRASE: &str = "passphrase";
+
+/// What the keys of the settings open.
+pub(super) async fn access(settings: &OfflineSettings, places: &[Place]) -> Result<Access, Failure> {
+    let [first, more @ ..] = settings.keys.as_slice() else {
+        return Err(
+            Failure::usage("--offline needs the key that opens the repository").hint("--key FILE, or BRCTL_KEY")
+        );
+    };
+    if first == PASSPHRASE && more.is_empty() {
+        let holders = Holders::read(places).await?;
+        let passphrase = passphrase(settings.passphrase_file.as_deref(), "passphrase of the repository: ")?;
+        let unlocked = tokio::task::spawn_blocking(move || holders.unlock(&passphrase)).await;
+        let unlocked = unlocked.map_err(|_| Failure::internal("unlocking ended early"))?;
+        return Ok(Access::Recipient(unlocked?));
+    }
+    let path = Path::new(first);
+    match key_kind(path)? {
+        KeyKind::Share => {
+            let mut shares = Vec::new();
+            for name in &settings.keys {
+                let path = PathBuf::from(name);
+                check_private(&path)?;
+                shares.push((path.clone(), KeyShare::read(&path)?));
+            }
+            Ok(Access::Recipient(KeyShare::join(&shares)?))
+        }
+        _ if !more.is_empty() => {
+            Err(Failure::usage("several --key are for the shares of a key")
+                .hint("give one key file, or each share's file"))
+        }
+        KeyKind::Grant => {
+            let Some(identity) = &settings.identity else {
+                return Err(Failure::usage(format!("{first} is a grant, which opens nothing by itself"))
+                    .hint("--identity with the identity's file that it was made for"));
+            };
+            check_private(identity)?;
+            let (grant, identity) = (Grant::read(path)?, Identity::read(identity)?);
+            let secrets = grant
+                .open(&identity)
+                .map_err(|error| Failure::of(error.class(), &error).doing(format!("grant {first}")))?;
+            Ok(Access::Grant(OpenedGrant { grant, secrets }))
+        }
+        _ => Ok(keyring::read(path)?),
+    }
+}
+
+/// A passphrase: out of a file, or typed on the terminal.
+pub(crate) fn passphrase(file: Option<&Path>, prompt: &str) -> Result<zeroize::Zeroizing<String>, Failure> {
+    if let Some(path) = file {
+        check_private(path)?;
+        let text = std::fs::read_to_string(path).map_err(|error| Failure::io(path.display(), &error))?;
+        let text = zeroize::Zeroizing::new(text);
+        return Ok(zeroize::Zeroizing::new(text.trim_end_matches(['\n', '\r']).to_owned()));
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage("a passphrase is needed, and there is no terminal to ask on")
+            .hint("BRCTL_PASSPHRASE_FILE with a file that only its owner can read"));
+    }
+    let echo = |on: bool| {
+        let word = if on { "echo" } else { "-echo" };
+        std::process::Command::new("stty").arg(word).status().is_ok_and(|status| status.success())
+    };
+    if !echo(false) {
+        return Err(Failure::new(ErrorClass::Refused, "the terminal cannot be told not to show what is typed")
+            .hint("BRCTL_PASSPHRASE_FILE with a file that only its owner can read"));
+    }
+    let mut shown = std::io::stderr();
+    let asked = write!(shown, "{prompt}").and_then(|()| shown.flush());
+    let mut text = zeroize::Zeroizing::new(String::new());
+    let read = std::io::stdin().lock().read_line(&mut text);
+    let restored = echo(true);
+    // The line end was typed unseen; what comes next begins on a line of its own.
+    let ended = writeln!(shown);
+    asked.and(ended).and(read.map(drop)).map_err(|error| Failure::io("the terminal", &error))?;
+    if !restored {
+        crate::output::say("note: the terminal still hides what is typed; `stty echo` shows it again");
+    }
+    Ok(zeroize::Zeroizing::new(text.trim_end_matches(['\n', '\r']).to_owned()))
+}
+
+/// Refuses a file with a secret that others can read.
+fn check_private(path: &Path) -> Result<(), Failure> {
+    let metadata = std::fs::metadata(path).map_err(|error| Failure::io(path.display(), &error))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(Failure::new(
+            ErrorClass::Denied,
+            format!("{} can be read by others: mode {mode:04o}", path.display()),
+        )
+        .hint(format!("chmod 600 {}", path.display())));
+    }
+    Ok(())
+}

@@ -180,7 +180,7 @@ async fn candidates(side: &ReadSide, source: SourceUid, point: &Point) -> Result
     let list = listing.map_err(AgentError::repository(format!("listing the snapshots of source {source}")))?;
     let doubts = || {
         let silent = list.silent.iter().map(|cause| format!("{}: {}", cause.region, cause.trouble));
-        let damaged = list.damaged.iter().map(|(name, _)| format!("{name} is damaged"));
+        let damaged = list.damaged.iter().map(|(name, error)| format!("{name}: {}", breakwater_core::Chain(error)));
         let all: Vec<String> = silent.chain(damaged).collect();
         if all.is_empty() { String::new() } else { format!("; not everything could be read: {}", all.join(", ")) }
     };

@@ -207,3 +207,43 @@ async fn a_region_that_cannot_be_written_is_said_and_made_whole_later() -> Resul
     ensure!(fleet.region("west").names("/pack/") == fleet.region("east").names("/pack/"));
     fleet.agent().stop().await
 }
+
+#[tokio::test]
+async fn what_is_of_a_newer_format_or_said_twice_is_refused_by_name() -> Result<()> {
+    let mut fleet = Fleet::builder().start().await?;
+    protected(&fleet).await?;
+    wait::until_true("both regions to hold the backup", PATIENCE, async || {
+        fleet.region("west").names("/snap/").len() == 1
+    })
+    .await;
+    fleet.agent().stop().await?;
+    let (east, west) = (fleet.region("east").url(), fleet.region("west").url());
+    let offline = Brctl::alone()?.env("BRCTL_KEY", &fleet.key("restore").display().to_string());
+
+    // One place under two names.
+    let twice = offline.clone().env("BRCTL_REPOSITORY", &format!("one={east},two={east}"));
+    let said = twice.fails(4, &["--offline", "snapshot", "list"]).await?;
+    ensure!(said.contains("one") && said.contains("two") && said.contains("hint:"), "{said}");
+
+    // The manifest, as a later version would write it: byte 4 of a record is its version.
+    for region in ["east", "west"] {
+        let region = fleet.region(region);
+        let name = region.names("/snap/").into_keys().next().context("a manifest")?;
+        let mut bytes = std::fs::read(region.dir().join(&name))?;
+        *bytes.get_mut(4).context("a record has a version")? = 2;
+        std::fs::write(region.dir().join(&name), bytes)?;
+    }
+    let both = offline.env("BRCTL_REPOSITORY", &format!("east={east},west={west}"));
+    let target = fleet.target("newer");
+    let shown = target.display().to_string();
+    let restore = both.run(&["--offline", "restore", "run", "--latest", "--target", &shown]).await?;
+    ensure!(![0, 1].contains(&restore.code()?) && restore.stderr.contains("newer"), "{restore}");
+    ensure!(!target.exists() || std::fs::read_dir(&target)?.next().is_none(), "nothing is laid");
+    let check = both.run(&["--offline", "repository", "check"]).await?;
+    ensure!(check.code()? == 9 && check.stderr.contains("newer"), "{check}");
+    let before = (fleet.region("east").objects()?, fleet.region("west").objects()?);
+    let repair = both.run(&["--offline", "repository", "repair"]).await?;
+    ensure!(![0, 1].contains(&repair.code()?), "{repair}");
+    ensure!((fleet.region("east").objects()?, fleet.region("west").objects()?) == before, "nothing is taken for rot");
+    Ok(())
+}

@@ -19,6 +19,7 @@ const LIMIT: usize = 500;
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// What one snapshot holds at the path.
+#[derive(Clone)]
 struct Seen {
     entry: TreeEntry,
     content: Vec<u8>,
@@ -95,25 +96,25 @@ fn difference(before: &Seen, now: &Seen) -> Option<&'static str> {
 
 /// Finds the path in one tree after the other; a frame that several trees share is read once.
 struct Finder {
-    known: HashMap<[u8; 32], Option<(TreeEntry, Vec<u8>)>>,
+    known: HashMap<[u8; 32], Option<Seen>>,
 }
 
 impl Finder {
     async fn find(&mut self, tree: &Tree, path: &[u8]) -> Result<Option<Seen>, AgentError> {
         let index = tree.frame_of(path).await?;
         let Some(identity) = tree.identity(index) else { return Ok(None) };
-        if !self.known.contains_key(&identity) {
-            let entries = tree.frame(index).await?;
-            let found = match entries.into_iter().find(|entry| entry.path == path) {
-                Some(entry) => {
-                    let content = tree.content(&entry).await?;
-                    Some((entry, content))
-                }
-                None => None,
-            };
-            self.known.insert(identity, found);
+        if let Some(known) = self.known.get(&identity) {
+            return Ok(known.clone());
         }
-        let known = self.known.get(&identity).cloned().flatten();
-        Ok(known.map(|(entry, content)| Seen { entry, content }))
+        let entries = tree.frame(index).await?;
+        let found = match entries.into_iter().find(|entry| entry.path == path) {
+            Some(entry) => {
+                let content = tree.content(&entry).await?;
+                Some(Seen { entry, content })
+            }
+            None => None,
+        };
+        self.known.insert(identity, found.clone());
+        Ok(found)
     }
 }

@@ -20,7 +20,7 @@ pub struct SourceSpec {
     pub sqlite: Option<SqliteSettings>,
     /// Directories with everything in them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub files: Option<FilesSettings>,
+    pub files: Option<Box<FilesSettings>>,
     /// How its log is received, for engines that have one.
     #[serde(default)]
     pub stream: StreamSettings,

@@ -9,9 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use chacha20poly1305::{AeadInOut, ChaCha20Poly1305, KeyInit, Nonce};
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use breakwater_crypto::{ChunkId, Secret, Suite};
 
 /// Bytes read, named, compressed and sealed at once.
 pub const EXTENT: usize = 128 << 10;
@@ -21,6 +19,9 @@ const OUTPUT: u64 = 64 << 20;
 
 const KEY: [u8; 32] = [0x42; 32];
 
+/// The class that the names are of.
+const CLASS: u8 = 1;
+
 /// Where one sealed extent lies, and what it was.
 #[derive(Clone, Debug)]
 pub struct Sealed {
@@ -29,7 +30,7 @@ pub struct Sealed {
     length: usize,
     plain: usize,
     compressed: bool,
-    id: [u8; 32],
+    id: ChunkId,
     /// Input file and offset.
     from: (usize, u64),
 }
@@ -50,18 +51,10 @@ impl Stored {
     }
 }
 
-fn id(plain: &[u8]) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(&KEY).expect("HMAC takes keys of any length");
-    mac.update(&[1]);
-    mac.update(&(plain.len() as u64).to_be_bytes());
-    mac.update(plain);
-    mac.finalize().into_bytes().into()
-}
-
-fn nonce(number: usize) -> Nonce {
+fn nonce(number: usize) -> [u8; 12] {
     let mut nonce = [0; 12];
     nonce[4..].copy_from_slice(&(number as u64).to_be_bytes());
-    Nonce::from(nonce)
+    nonce
 }
 
 fn extents(inputs: &[PathBuf]) -> Result<Vec<(usize, u64, usize)>> {
@@ -75,15 +68,16 @@ fn extents(inputs: &[PathBuf]) -> Result<Vec<(usize, u64, usize)>> {
 }
 
 /// Reads and names everything, `threads` parts at once.
-pub fn read_and_name(inputs: &[PathBuf], threads: usize) -> Result<()> {
+pub fn read_and_name(suite: Suite, inputs: &[PathBuf], threads: usize) -> Result<()> {
     let all = extents(inputs)?;
     in_threads(&all, threads, |_, part| {
         let mut buffer = vec![0; EXTENT];
+        let key = Secret::from_bytes(KEY);
         let mut open = Open::default();
         for (number, offset, length) in part {
             let plain = &mut buffer[..*length];
             open.file(inputs, *number)?.read_exact_at(plain, *offset)?;
-            std::hint::black_box(id(plain));
+            std::hint::black_box(suite.chunk_id(&key, CLASS, plain));
         }
         Ok(())
     })?;
@@ -91,9 +85,9 @@ pub fn read_and_name(inputs: &[PathBuf], threads: usize) -> Result<()> {
 }
 
 /// Reads, names, compresses (zstd 3), seals and writes everything into `output`, `threads` parts at once.
-pub fn store(inputs: &[PathBuf], output: &Path, threads: usize) -> Result<Stored> {
+pub fn store(suite: Suite, inputs: &[PathBuf], output: &Path, threads: usize) -> Result<Stored> {
     let all = extents(inputs)?;
-    let parts = in_threads(&all, threads, |thread, part| store_part(inputs, output, thread, part))?;
+    let parts = in_threads(&all, threads, |thread, part| store_part(suite, inputs, output, thread, part))?;
     let mut stored = Stored::default();
     for mut part in parts {
         let base = stored.files.len();
@@ -103,8 +97,14 @@ pub fn store(inputs: &[PathBuf], output: &Path, threads: usize) -> Result<Stored
     Ok(stored)
 }
 
-fn store_part(inputs: &[PathBuf], output: &Path, thread: usize, part: &[(usize, u64, usize)]) -> Result<Stored> {
-    let cipher = ChaCha20Poly1305::new(&KEY.into());
+fn store_part(
+    suite: Suite,
+    inputs: &[PathBuf],
+    output: &Path,
+    thread: usize,
+    part: &[(usize, u64, usize)],
+) -> Result<Stored> {
+    let key = Secret::from_bytes(KEY);
     let mut compressor = zstd::bulk::Compressor::new(3)?;
     let (mut plain, mut packed) = (vec![0; EXTENT], Vec::with_capacity(zstd::zstd_safe::compress_bound(EXTENT) + 16));
     let (mut open, mut stored) = (Open::default(), Stored::default());
@@ -112,7 +112,7 @@ fn store_part(inputs: &[PathBuf], output: &Path, thread: usize, part: &[(usize, 
     for (count, (number, offset, length)) in part.iter().enumerate() {
         let plain = &mut plain[..*length];
         open.file(inputs, *number)?.read_exact_at(plain, *offset)?;
-        let id = id(plain);
+        let id = suite.chunk_id(&key, CLASS, plain);
         packed.clear();
         compressor.compress_to_buffer(plain, &mut packed)?;
         let compressed = packed.len() < plain.len();
@@ -120,8 +120,7 @@ fn store_part(inputs: &[PathBuf], output: &Path, thread: usize, part: &[(usize, 
             packed.clear();
             packed.extend_from_slice(plain);
         }
-        let tag =
-            cipher.encrypt_inout_detached(&nonce(count), &id, packed.as_mut_slice().into()).map_err(seal_error)?;
+        let tag = suite.seal_detached(&key, nonce(count), &id.0, &mut packed);
         packed.extend_from_slice(&tag);
         if out.as_ref().is_none_or(|(_, written)| *written + packed.len() as u64 > OUTPUT) {
             finish(out.take(), output)?;
@@ -153,11 +152,10 @@ fn finish(out: Option<(File, u64)>, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads, opens, decompresses, checks the names and writes everything into `output`, `threads` parts at once; syncs each
-/// file at the end.
-pub fn bring_back(stored: &Stored, inputs: usize, output: &Path, threads: usize) -> Result<()> {
-    let files = (0..inputs).map(|number| File::create_new(output.join(number.to_string())));
-    let files = files.collect::<std::io::Result<Vec<_>>>()?;
+/// Reads, opens, decompresses, checks the names and writes everything into `output`, `threads` parts at once; syncs the
+/// file system at the end.
+pub fn bring_back(suite: Suite, stored: &Stored, inputs: usize, output: &Path, threads: usize) -> Result<()> {
+    let targets: Vec<PathBuf> = (0..inputs).map(|number| output.join(number.to_string())).collect();
     // Numbers of extents count from 0 in every part, as the nonces did.
     let starts = stored.extents.iter().scan((usize::MAX, 0), |(thread, number), sealed| {
         let of = stored.files.get(sealed.file).and_then(|path| path.file_name()).and_then(|name| name.to_str());
@@ -168,17 +166,14 @@ pub fn bring_back(stored: &Stored, inputs: usize, output: &Path, threads: usize)
     });
     let numbered: Vec<_> = starts.collect();
     in_threads(&numbered, threads, |_, part| {
-        let cipher = ChaCha20Poly1305::new(&KEY.into());
+        let key = Secret::from_bytes(KEY);
         let mut decompressor = zstd::bulk::Decompressor::new()?;
         let (mut sealed_bytes, mut plain) = (Vec::new(), Vec::with_capacity(EXTENT));
-        let mut open = Open::default();
+        let (mut open, mut target) = (Open::default(), None);
         for (number, sealed) in part {
             sealed_bytes.resize(sealed.length, 0);
             open.file(&stored.files, sealed.file)?.read_exact_at(&mut sealed_bytes, sealed.offset)?;
-            let mut tag = [0; 16];
-            tag.copy_from_slice(&sealed_bytes.split_off(sealed.length - 16));
-            let bytes = sealed_bytes.as_mut_slice().into();
-            cipher.decrypt_inout_detached(&nonce(*number), &sealed.id, bytes, &tag.into()).map_err(seal_error)?;
+            suite.open(&key, nonce(*number), &sealed.id.0, &mut sealed_bytes)?;
             plain.clear();
             let content = if sealed.compressed {
                 decompressor.decompress_to_buffer(&sealed_bytes, &mut plain)?;
@@ -186,18 +181,20 @@ pub fn bring_back(stored: &Stored, inputs: usize, output: &Path, threads: usize)
             } else {
                 &sealed_bytes
             };
-            anyhow::ensure!(content.len() == sealed.plain && id(content) == sealed.id, "an extent came back changed");
-            files.get(sealed.from.0).context("an extent of no file")?.write_all_at(content, sealed.from.1)?;
+            let same = content.len() == sealed.plain && suite.chunk_id(&key, CLASS, content) == sealed.id;
+            anyhow::ensure!(same, "an extent came back changed");
+            let (file, offset) = sealed.from;
+            if target.as_ref().is_none_or(|(open, _)| *open != file) {
+                let path = targets.get(file).context("an extent of no file")?;
+                target = Some((file, File::options().write(true).create(true).truncate(false).open(path)?));
+            }
+            let (_, file) = target.as_ref().context("just opened")?;
+            file.write_all_at(content, offset)?;
         }
         Ok(())
     })?;
-    in_threads(&files, threads, |_, part| part.iter().try_for_each(|file| Ok(file.sync_all()?)))?;
-    File::open(output)?.sync_all()?;
+    rustix::fs::syncfs(File::open(output)?)?;
     Ok(())
-}
-
-fn seal_error(_: chacha20poly1305::Error) -> anyhow::Error {
-    anyhow::anyhow!("the cipher refused an extent")
 }
 
 /// The file read last.

@@ -5,6 +5,10 @@
 
 pub mod bare;
 pub mod content;
+pub mod endless;
+pub mod files;
+pub mod lines;
 pub mod measure;
 pub mod ours;
 pub mod source;
+mod wiring;

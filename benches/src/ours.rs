@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use breakwater_core::{Attempt, JobId, SourceUid};
+use breakwater_crypto::Suite;
 use breakwater_pipeline::Progress;
 use breakwater_pipeline::backup::{BackupJob, BackupOutcome, run_backup};
 use breakwater_pipeline::restore::{Onto, OwnerBy, RestoreJob, run_restore};
@@ -33,10 +34,15 @@ pub struct Ours {
 
 impl Ours {
     /// Makes a repository in `directory`, which must not exist.
-    pub async fn create(directory: &Path) -> Result<Ours> {
+    pub async fn create(directory: &Path, suite: Suite) -> Result<Ours> {
+        Ours::with_extents(directory, suite, CreateOptions::default().extent_size).await
+    }
+
+    /// The same with extents of this size.
+    pub async fn with_extents(directory: &Path, suite: Suite, extent_size: u32) -> Result<Ours> {
         let places = vec![Place::new("local", Role::Sync, Storage::file_system(directory)?)];
         let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
-        let options = CreateOptions::default();
+        let options = CreateOptions { suite, extent_size, ..CreateOptions::default() };
         let created = Repository::create(places.clone(), options, clock.clone(), entropy.clone()).await?;
         let writer = Repository::open(places, Access::Writer(created.writer_key), clock, entropy).await?;
         let options = RegionOptions { repository: Some(writer.id()), ..RegionOptions::default() };
@@ -46,6 +52,17 @@ impl Ours {
 
     /// Backs up the files of `input`, compared with `base`.
     pub async fn backup(&self, input: &Path, base: Option<&Manifest>, threads: usize) -> Result<BackupOutcome> {
+        let engine = Box::new(Directory::open(input).context("opening the input")?);
+        self.backup_of(engine, base, threads).await
+    }
+
+    /// Backs up what `engine` reads, compared with `base`.
+    pub async fn backup_of(
+        &self,
+        engine: Box<dyn breakwater_engine::BackupSession>,
+        base: Option<&Manifest>,
+        threads: usize,
+    ) -> Result<BackupOutcome> {
         let writer = RegionWriter::new(self.set.clone(), Duration::from_secs(120));
         let intent = SessionIntent {
             snapshot: self.writer.new_snapshot(),
@@ -59,7 +76,7 @@ impl Ours {
         };
         let session = BackupSession::begin(&self.writer, &writer, self.source, intent).await?;
         let job = BackupJob {
-            engine: Box::new(Directory::open(input).context("opening the input")?),
+            engine,
             session: Arc::new(session),
             writer,
             source: ManifestSource { uid: self.source, name: "bench".to_owned(), engine: "bench".to_owned() },

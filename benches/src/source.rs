@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use breakwater_core::{Attributes, Timestamp};
 use breakwater_engine::{
@@ -31,7 +31,7 @@ fn entry(path: &Path) -> std::io::Result<Entry> {
     let meta = std::fs::metadata(path)?;
     Ok(Entry {
         path: path.file_name().unwrap_or_default().to_string_lossy().into_owned().into_bytes(),
-        kind: EntryKind::file(meta.len(), Arc::new(Reader(File::open(path)?))),
+        kind: EntryKind::file(meta.len(), Arc::new(Reader { path: path.to_owned(), file: OnceLock::new() })),
         mode: meta.mode() & 0o7777,
         uid: meta.uid(),
         gid: meta.gid(),
@@ -63,13 +63,25 @@ impl BackupSession for Directory {
 }
 
 #[derive(Debug)]
-struct Reader(File);
+struct Reader {
+    path: PathBuf,
+    /// Opened at the first read.
+    file: OnceLock<File>,
+}
 
 impl ExtentReader for Reader {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<ReadExtent, EngineError> {
+        let open = match self.file.get() {
+            Some(file) => file,
+            None => {
+                let opened = File::open(&self.path);
+                let opened = opened.map_err(|error| EngineError::io("opening a file of the benchmark", error))?;
+                self.file.get_or_init(|| opened)
+            }
+        };
         let mut length = 0;
         while length < buffer.len() {
-            let read = self.0.read_at(&mut buffer[length..], offset + length as u64);
+            let read = open.read_at(&mut buffer[length..], offset + length as u64);
             match read.map_err(|error| EngineError::io("reading a file of the benchmark", error))? {
                 0 => break,
                 count => length += count,

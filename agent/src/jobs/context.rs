@@ -82,7 +82,7 @@ impl JobContext {
         let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         let progress = v1::Progress {
             phase: phase.to_owned(),
-            bytes_done: totals.read,
+            bytes_done: totals.read + totals.kept,
             bytes_total: totals.expected,
             bytes_new: totals.new,
             bytes_stored: totals.stored,

@@ -1,16 +1,19 @@
 //! The data path beside the bare primitives: the same bytes, in one run, with the same rule for fsync on both sides.
 //!
 //! A ratio is the bare loop's time divided by the pipeline's: 1.0 means that everything around the primitives costs
-//! nothing. Each figure is the best of several rounds that alternate between the two sides.
+//! nothing. Each figure is the best of several rounds that alternate between the two sides. Every suite is measured with every
+//! kind of content, on one core and on two, each in a process of its own that may use so many.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use breakwater_benches::content::{Random, fill_pages, fill_random};
 use breakwater_benches::measure::{Cost, best, measure, peak_memory, reset_peak_memory};
 use breakwater_benches::ours::Ours;
-use breakwater_benches::{bare, content};
+use breakwater_benches::{bare, content, lines};
+use breakwater_crypto::Suite;
 use clap::Parser;
 use serde_json::{Map, Value, json};
 
@@ -35,9 +38,15 @@ struct Arguments {
     /// Rounds of each measurement.
     #[arg(long)]
     rounds: Option<usize>,
-    /// Only this kind of content: pages or random.
+    /// Only this kind of content: pages, tree or random.
     #[arg(long)]
     only: Option<String>,
+    /// Only this suite: standard, fast or nist.
+    #[arg(long)]
+    suite: Option<String>,
+    /// Measures on the processors that this process may use, and prints figures for the whole; for this program itself.
+    #[arg(long, hide = true)]
+    part: bool,
     /// For a profiler: one step again and again, and no comparison.
     #[arg(long)]
     step: Option<Step>,
@@ -55,7 +64,6 @@ enum Step {
 /// What is measured of one kind of content.
 #[derive(Debug, Default)]
 struct Costs {
-    bare_store_one: Vec<Cost>,
     bare_store: Vec<Cost>,
     backup: Vec<Cost>,
     bare_name: Vec<Cost>,
@@ -68,29 +76,72 @@ struct Costs {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if arguments.part || arguments.step.is_some() {
+        return part(&arguments);
+    }
+    let all = std::thread::available_parallelism().map_or(2, usize::from).min(2);
+    let (mut ratios, mut figures, mut peak) = (Map::new(), Map::new(), 0.0_f64);
+    for cores in 1..=all {
+        eprintln!("on {cores} core{}:", if cores == 1 { "" } else { "s" });
+        let mut command = Command::new("taskset");
+        command.args(["-c", &format!("0-{}", cores - 1)]).arg(std::env::current_exe()?);
+        command.args(std::env::args_os().skip(1)).arg("--part").stderr(Stdio::inherit());
+        let output = command.output().context("starting taskset (hint: it is part of util-linux)")?;
+        anyhow::ensure!(output.status.success(), "the part on {cores} cores failed");
+        let part: Value = serde_json::from_slice(&output.stdout).context("reading the figures of a part")?;
+        for (all, name) in [(&mut ratios, "ratios"), (&mut figures, "figures")] {
+            let part = part.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
+            all.extend(part.into_iter().map(|(name, value)| (format!("{name}.{cores}_core"), value)));
+        }
+        peak = peak.max(part.get("peak").and_then(Value::as_f64).unwrap_or(f64::INFINITY));
+    }
+    eprintln!("peak memory of the pipeline: {peak:.0} MiB (bar {MEMORY_BAR:.0})");
+    figures.insert("peak_memory_mib".to_owned(), rounded(peak));
+    let below: Vec<&String> = ratios
+        .iter()
+        .filter(|(_, ratio)| ratio.as_f64().is_none_or(|ratio| ratio < BAR))
+        .map(|(name, _)| name)
+        .collect();
+    if !below.is_empty() {
+        eprintln!("below the bar: {below:?}");
+    }
+    let holds = below.is_empty() && peak <= MEMORY_BAR;
+    println!("{}", json!({"bench": "pipeline", "ratios": ratios, "figures": figures, "holds": holds}));
+    Ok(())
+}
+
+/// Measures everything on the processors that this process may use.
+fn part(arguments: &Arguments) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let rounds = arguments.rounds.unwrap_or(if arguments.small { 2 } else { 5 });
-    let files = if arguments.small { 4 } else { 16 };
+    let rounds = arguments.rounds.unwrap_or(if arguments.small { 1 } else { 2 });
     let place = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
     let place = tempfile::Builder::new().prefix("breakwater-bench-").tempdir_in(place)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let (mut ratios, mut figures) = (Map::new(), Map::new());
     let mut peak = 0;
-    for (kind, files) in [("pages", files), ("random", files / 2)] {
+    let large = if arguments.small { 2 } else { 6 };
+    for (kind, files) in
+        [("pages", large), ("tree", if arguments.small { 4000 } else { 24_000 }), ("random", large / 2)]
+    {
         if arguments.only.as_deref().is_some_and(|only| only != kind) {
             continue;
         }
         let input = place.path().join(format!("{kind}-input"));
-        let inputs = make_input(kind, &input, files)?;
-        if let Some(step) = arguments.step {
-            repeat(step, &runtime, place.path(), &input, &inputs, rounds)?;
-            continue;
+        let (inputs, bytes) = make_input(kind, &input, files)?;
+        for suite in [Suite::Standard, Suite::Fast, Suite::Nist] {
+            if arguments.suite.as_deref().is_some_and(|only| only != suite.word()) {
+                continue;
+            }
+            if let Some(step) = arguments.step {
+                repeat(step, suite, &runtime, place.path(), &input, &inputs, rounds)?;
+                continue;
+            }
+            let mut costs = Costs { bytes, ..Costs::default() };
+            for _ in 0..rounds {
+                peak = peak.max(one_round(suite, &runtime, place.path(), &input, &inputs, threads, &mut costs)?);
+            }
+            report(&format!("{}.{kind}", suite.word()), &costs, &mut ratios, &mut figures);
         }
-        let mut costs = Costs { bytes: (files * FILE) as u64, ..Costs::default() };
-        for _ in 0..rounds {
-            peak = peak.max(one_round(&runtime, place.path(), &input, &inputs, threads, &mut costs)?);
-        }
-        report(kind, &costs, &mut ratios, &mut figures);
         std::fs::remove_dir_all(&input)?;
     }
     if arguments.step.is_some() {
@@ -98,16 +149,13 @@ fn main() -> Result<()> {
     }
     #[expect(clippy::cast_precision_loss, reason = "a figure")]
     let peak = peak as f64 / f64::from(1 << 20);
-    eprintln!("peak memory of the pipeline: {peak:.0} MiB (bar {MEMORY_BAR:.0})");
-    figures.insert("peak_memory_mib".to_owned(), rounded(peak));
-    figures.insert("threads".to_owned(), json!(threads));
-    let holds = ratios.values().all(|ratio| ratio.as_f64().is_some_and(|ratio| ratio >= BAR)) && peak <= MEMORY_BAR;
-    println!("{}", json!({"bench": "pipeline", "ratios": ratios, "figures": figures, "holds": holds}));
+    println!("{}", json!({"ratios": ratios, "figures": figures, "peak": peak}));
     Ok(())
 }
 
 /// Runs everything once, and answers the most memory that the pipeline had.
 fn one_round(
+    suite: Suite,
     runtime: &tokio::runtime::Runtime,
     place: &Path,
     input: &Path,
@@ -129,27 +177,24 @@ fn one_round(
         Ok(path)
     };
 
-    let output = fresh("bare-one")?;
-    costs.bare_store_one.push(timed(|| bare::store(inputs, &output, 1).map(drop))?);
-    std::fs::remove_dir_all(&output)?;
     let output = fresh("bare")?;
-    let (stored, cost) = measure(|| bare::store(inputs, &output, threads));
+    let (stored, cost) = measure(|| bare::store(suite, inputs, &output, threads));
     let stored = stored?;
     costs.bare_store.push(cost);
     let back = fresh("bare-back")?;
-    costs.bare_back.push(timed(|| bare::bring_back(&stored, inputs.len(), &back, threads))?);
+    costs.bare_back.push(timed(|| bare::bring_back(suite, &stored, inputs.len(), &back, threads))?);
     costs.stored = stored.bytes();
     std::fs::remove_dir_all(&back)?;
     std::fs::remove_dir_all(&output)?;
 
     let region = directory("region")?;
-    let ours = runtime.block_on(Ours::create(&region))?;
+    let ours = runtime.block_on(Ours::create(&region, suite))?;
     reset_peak_memory();
     let (outcome, cost) = measure(|| runtime.block_on(ours.backup(input, None, threads)));
     let first = outcome?.manifest;
     costs.backup.push(cost);
 
-    costs.bare_name.push(timed(|| bare::read_and_name(inputs, threads))?);
+    costs.bare_name.push(timed(|| bare::read_and_name(suite, inputs, threads))?);
     let (outcome, cost) = measure(|| runtime.block_on(ours.backup(input, Some(&first), threads)));
     let second = outcome?;
     anyhow::ensure!(second.totals.new == 0, "an unchanged backup stored {} bytes", second.totals.new);
@@ -171,6 +216,7 @@ fn one_round(
 /// Runs one step `rounds` times; what it needs beforehand is made once.
 fn repeat(
     step: Step,
+    suite: Suite,
     runtime: &tokio::runtime::Runtime,
     place: &Path,
     input: &Path,
@@ -183,16 +229,18 @@ fn repeat(
         std::fs::create_dir(&path)?;
         Ok(path)
     };
-    let ours = runtime.block_on(Ours::create(&place.join("region")))?;
+    let ours = runtime.block_on(Ours::create(&place.join(format!("region-{suite}")), suite))?;
     let first = runtime.block_on(ours.backup(input, None, threads))?.manifest;
-    let bare_output = fresh("stored".to_owned())?;
-    let stored = bare::store(inputs, &bare_output, threads)?;
+    let bare_output = fresh(format!("stored-{suite}"))?;
+    let stored = bare::store(suite, inputs, &bare_output, threads)?;
     for round in 0..rounds {
         let (result, cost) = measure(|| match step {
-            Step::BareStore => bare::store(inputs, &fresh(format!("bare-{round}"))?, threads).map(drop),
+            Step::BareStore => bare::store(suite, inputs, &fresh(format!("bare-{suite}-{round}"))?, threads).map(drop),
             Step::Backup => runtime.block_on(ours.backup(input, None, threads)).map(drop),
-            Step::BareBack => bare::bring_back(&stored, inputs.len(), &fresh(format!("back-{round}"))?, threads),
-            Step::Restore => runtime.block_on(ours.restore(&first, &place.join(format!("target-{round}")))),
+            Step::BareBack => {
+                bare::bring_back(suite, &stored, inputs.len(), &fresh(format!("back-{suite}-{round}"))?, threads)
+            }
+            Step::Restore => runtime.block_on(ours.restore(&first, &place.join(format!("target-{suite}-{round}")))),
         });
         result?;
         eprintln!("{step:?}: {:.2} s wall, {:.2} s cpu", cost.wall.as_secs_f64(), cost.cpu.as_secs_f64());
@@ -207,31 +255,38 @@ fn timed(work: impl FnOnce() -> Result<()>) -> Result<Cost> {
 
 /// Lets the disk finish what it was given, so that one side does not pay for the other.
 fn settle() -> Result<()> {
-    let status = std::process::Command::new("sync").status().context("running sync")?;
+    let status = Command::new("sync").status().context("running sync")?;
     anyhow::ensure!(status.success(), "sync failed");
     Ok(())
 }
 
-fn make_input(kind: &str, directory: &Path, files: usize) -> Result<Vec<PathBuf>> {
+/// Makes files of this kind, and answers their paths and how many bytes they have.
+fn make_input(kind: &str, directory: &Path, files: usize) -> Result<(Vec<PathBuf>, u64)> {
     std::fs::create_dir(directory)?;
     let (mut random, mut row) = (Random::new(4711), 1);
     let mut buffer = vec![0; 1 << 20];
-    let mut paths = Vec::new();
+    let (mut paths, mut bytes) = (Vec::new(), 0);
     for number in 0..files {
-        let path = directory.join(format!("{number:04}"));
-        let mut file = std::fs::File::create(&path)?;
-        for _ in 0..FILE / buffer.len() {
-            match kind {
-                "pages" => fill_pages(&mut random, &mut row, &mut buffer),
-                _ => fill_random(&mut random, &mut buffer),
+        let path = directory.join(format!("{number:06}"));
+        if kind == "tree" {
+            let text = lines::text(&mut random);
+            std::fs::write(&path, &text)?;
+            bytes += text.len() as u64;
+        } else {
+            let mut file = std::fs::File::create(&path)?;
+            for _ in 0..FILE / buffer.len() {
+                match kind {
+                    "pages" => fill_pages(&mut random, &mut row, &mut buffer),
+                    _ => fill_random(&mut random, &mut buffer),
+                }
+                file.write_all(&buffer)?;
             }
-            file.write_all(&buffer)?;
+            bytes += FILE as u64;
         }
-        file.sync_all()?;
         paths.push(path);
     }
     debug_assert!(FILE.is_multiple_of(content::PAGE));
-    Ok(paths)
+    Ok((paths, bytes))
 }
 
 /// Proves that the restore brought back what was there.
@@ -251,14 +306,13 @@ fn report(kind: &str, costs: &Costs, ratios: &mut Map<String, Value>, figures: &
     let mut figure = |name: &str, cost: Cost| {
         let rate = cost.mib_per_second(costs.bytes);
         eprintln!(
-            "{kind:>7} {name:<22} {rate:>8.0} MiB/s   {:>6.2} s wall {:>6.2} s cpu",
+            "{kind:>15} {name:<22} {rate:>8.0} MiB/s   {:>6.2} s wall {:>6.2} s cpu",
             cost.wall.as_secs_f64(),
             cost.cpu.as_secs_f64()
         );
         figures.insert(format!("{kind}.{name}_mib_s"), rounded(rate));
         cost
     };
-    figure("bare_store_1_thread", best(&costs.bare_store_one));
     let pairs = [
         ("backup", figure("bare_store", best(&costs.bare_store)), figure("backup", best(&costs.backup))),
         ("unchanged", figure("bare_name", best(&costs.bare_name)), figure("unchanged", best(&costs.unchanged))),
@@ -267,7 +321,7 @@ fn report(kind: &str, costs: &Costs, ratios: &mut Map<String, Value>, figures: &
     for (name, bare, ours) in pairs {
         let ratio = bare.wall.as_secs_f64() / ours.wall.as_secs_f64().max(1e-9);
         let by_cpu = bare.cpu.as_secs_f64() / ours.cpu.as_secs_f64().max(1e-9);
-        eprintln!("{kind:>7} {name:<22} {ratio:>8.2} of bare (by cpu time {by_cpu:.2}; bar {BAR})");
+        eprintln!("{kind:>15} {name:<22} {ratio:>8.2} of bare (by cpu time {by_cpu:.2}; bar {BAR})");
         ratios.insert(format!("{kind}.{name}"), rounded(ratio));
         figures.insert(format!("{kind}.{name}_by_cpu"), rounded(by_cpu));
     }

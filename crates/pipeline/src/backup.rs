@@ -288,7 +288,7 @@ async fn read(
         stop: stop.clone(),
         zeros: ZeroNames::default(),
         rotation,
-        lies: Lies::default(),
+        lies: Lies::after(base.as_ref().is_some_and(|base| base.doubtful)),
     });
     let (packs, references) = (session.structure_packs(), References::new(&scratch));
     let structure = StructurePacks::new(packs, references, (suite, id_key), structure_room, uploads, stop.clone())?;
@@ -318,7 +318,7 @@ async fn read(
         }
     })
     .await?;
-    let lies = context.lies.warning();
+    let (lies, doubtful) = (context.lies.warning(), context.lies.found());
     let Ending { mut figures, tree, references, stored: structure_stored } =
         blocking(move || end(assembler, early, figures, &context, &tree_of_base)).await?;
     drop(own);
@@ -363,6 +363,7 @@ async fn read(
         warnings,
         unreadable: in_words(std::mem::take(&mut figures.unreadable)),
         rotation,
+        doubtful,
         facts,
     };
     let Figures { damaged, damaged_count, .. } = figures;

@@ -74,6 +74,8 @@ pub(crate) struct ZeroNames(Mutex<HashMap<(u8, u32), ChunkId>>);
 /// What was found out about an engine's lists of changes.
 #[derive(Default)]
 pub(crate) struct Lies {
+    /// The backup before has found one: everything is read this time.
+    before: bool,
     count: AtomicU64,
     first: OnceLock<(Vec<u8>, u64)>,
 }
@@ -228,7 +230,7 @@ impl Context {
 
     /// Whether the engine's lists of changes are not to be believed any more.
     pub(crate) fn distrusts(&self) -> bool {
-        self.lies.count.load(Ordering::Acquire) > 0
+        self.lies.before || self.lies.found()
     }
 
     pub(crate) fn wait_for_rate(&self, bytes: usize) -> Result<(), PipelineError> {
@@ -272,13 +274,23 @@ impl ZeroNames {
 }
 
 impl Lies {
+    /// None yet; `before` says whether the backup before has found one.
+    pub(crate) fn after(before: bool) -> Lies {
+        Lies { before, ..Lies::default() }
+    }
+
+    /// Whether this backup has found one.
+    pub(crate) fn found(&self) -> bool {
+        self.count.load(Ordering::Acquire) > 0
+    }
+
     /// What a person should know.
     pub(crate) fn warning(&self) -> Option<String> {
         let count = self.count.load(Ordering::Acquire);
         let (path, offset) = self.first.get()?;
         Some(format!(
             "{count} extents changed although the source's list of changed pages does not have them, first {} at {offset}: \
-             what was read before that may lack changes (hint: take a full backup, and look at what keeps that list)",
+             this snapshot may lack others (hint: the next backup reads everything; take it now, and look at what keeps that list)",
             path.escape_ascii()
         ))
     }

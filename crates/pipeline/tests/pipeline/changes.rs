@@ -110,6 +110,10 @@ async fn an_engine_that_hides_a_change_is_found_out_within_eight_backups() {
         {
             found += 1;
             assert_eq!(restored, tree, "once found it is stored");
+            let session = FakeSession::behaving(&tree, behaviour.clone());
+            let read = Arc::clone(&session.bytes_read);
+            lab.backup(session).await;
+            assert_eq!(read.load(Ordering::SeqCst), tree.bytes(), "the next backup believes nothing");
         }
     }
     assert_eq!(found, 1);

@@ -50,6 +50,10 @@ pub struct Manifest {
     /// Which extents were read whole although the source said that they had not changed: counts up from backup to backup.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rotation: u64,
+    /// The source's list of changed pages was found to lack a change, so this snapshot may lack others: the next backup
+    /// reads everything.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub doubtful: bool,
     /// What the engine wants to find again at restore.
     pub facts: serde_json::Value,
 }

@@ -334,6 +334,7 @@ pub(crate) async fn write_of(
         warnings: Vec::new(),
         unreadable: Unreadable::default(),
         rotation: 0,
+        doubtful: false,
         facts: serde_json::json!({"version": 17}),
     };
     Written { session, manifest }

@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("runtime", &["core"]),
     ("crypto", &["core"]),
+    ("kms", &["crypto"]),
     ("chunker", &["core", "crypto"]),
     ("storage", &["core", "runtime"]),
     ("engine", &["core"]),

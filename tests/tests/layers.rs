@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("crypto", &["core"]),
     ("kms", &["crypto"]),
     ("chunker", &["core", "crypto"]),
+    ("kms", &["core", "crypto"]),
     ("storage", &["core", "runtime"]),
     ("engine", &["core"]),
     ("repository", &["core", "runtime", "crypto", "storage"]),

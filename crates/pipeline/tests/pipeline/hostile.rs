@@ -50,6 +50,11 @@ async fn hostile_trees_are_refused_before_anything_is_written() {
         vec![line("a%00", dir)],
         vec![line(&"x".repeat(300), dir)],
         vec![line(marker, dir)],
+        vec![line("a", "\"type\":\"hardlink\",\"target\":\"../outside\"")],
+        vec![line("b", "\"type\":\"hardlink\",\"target\":\"/etc/passwd\"")],
+        vec![line("a", dir), line("b", "\"type\":\"hardlink\",\"target\":\"a\"")],
+        vec![line("a", link), line("b", "\"type\":\"hardlink\",\"target\":\"a\"")],
+        vec![line("b", "\"type\":\"hardlink\",\"target\":\"a\"")],
     ];
     for lines in trees {
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();

@@ -116,7 +116,7 @@ pub fn text(random: &mut Random) -> Vec<u8> {
                 'A'..='D' if alone => {
                     let name = names[usize::from(u8::try_from(letter).unwrap_or(b'A') - b'A')];
                     text.extend_from_slice(name.as_bytes());
-                    if random.draw() % 4 == 0 {
+                    if random.draw().is_multiple_of(4) {
                         text.push(b'_');
                         text.extend_from_slice(NAMES[pick(random, NAMES.len())].as_bytes());
                     }

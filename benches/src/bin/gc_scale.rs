@@ -18,6 +18,9 @@ use breakwater_repository::gc::sweep::{Fate, ListedPack, Verdict, sweep};
 use clap::Parser;
 
 const PACK: u64 = 64 << 20;
+
+/// Bytes of one of which nearly all is needed.
+const NEARLY_ALL: u32 = (64 << 20) - 4096;
 /// Sessions of the source; every second one has a tombstone.
 const SESSIONS: u32 = 1024;
 /// What memory may be.
@@ -52,7 +55,7 @@ fn needed(snapshot: u32, session: u32, pack: u32) -> Option<Vec<FrameRange>> {
     match dice {
         0..100 => None,
         100..150 => Some((0..3).map(|at| range(128 + at * (1 << 20) + snapshot * (1 << 18), 140_000)).collect()),
-        _ => Some(vec![range(128, (PACK - 4096) as u32)]),
+        _ => Some(vec![range(128, NEARLY_ALL)]),
     }
 }
 

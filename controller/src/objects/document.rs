@@ -28,7 +28,6 @@ pub struct Object {
 
 /// What an object declares, by kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "there are few, and most are sources")]
 pub enum Spec {
     /// A repository and its regions.
     Repository(RepositorySpec),

@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn eight_backups_read_everything_whole() {
         let base: Vec<Extent> = (0..40).map(|_| Extent::Stored(frame(7, EXTENT))).collect();
-        let mut whole = vec![0; 40];
+        let mut whole = [0; 40];
         for rotation in 3..11 {
             let stretch = Stretch {
                 first: 0,

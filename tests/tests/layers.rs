@@ -11,7 +11,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("runtime", &["core"]),
     ("crypto", &["core"]),
-    ("kms", &["crypto"]),
     ("chunker", &["core", "crypto"]),
     ("kms", &["core", "crypto"]),
     ("storage", &["core", "runtime"]),
@@ -53,6 +52,11 @@ const CONCRETE: &[(&str, &str)] = &[
     ("breakwater_engine_postgres", "crates/engine-postgres"),
     ("breakwater_engine_sqlite", "crates/engine-sqlite"),
     ("breakwater_engine_files", "crates/engine-files"),
+    ("breakwater_kms::aws", "crates/kms"),
+    ("breakwater_kms::azure", "crates/kms"),
+    ("breakwater_kms::gcp", "crates/kms"),
+    ("breakwater_kms::pkcs11", "crates/kms"),
+    ("breakwater_kms::vault", "crates/kms"),
 ];
 
 /// Why the edge from one crate to another must not be, if so.

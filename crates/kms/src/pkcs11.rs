@@ -1,14 +1,15 @@
 //! PKCS#11, as hardware security modules speak it: `pkcs11:module=/path/to/module.so;token=LABEL;object=LABEL`. The object is
 //! an RSA key pair; the PIN comes from the file that `BREAKWATER_PKCS11_PIN_FILE` names. RSA-OAEP (SHA-1, the only one that
-//! every module has; OAEP does not rely on its collision resistance) wraps the key of an [`envelope`](crate::envelope).
+//! every module has; OAEP does not rely on its collision resistance) wraps the key of an [envelope](crate::envelope).
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use breakwater_core::Entropy;
 use breakwater_crypto::Secret;
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, ObjectClass};
@@ -20,6 +21,8 @@ use crate::service::{KeyContext, KeyService, ServiceError};
 use crate::{envelope, rest};
 
 const SERVICE: &str = "pkcs11";
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// The randomness of the operating system.
 #[derive(Debug)]
@@ -72,13 +75,15 @@ impl Pkcs11Key {
             })?;
         let key = self.clone();
         let done = tokio::task::spawn_blocking(move || {
+            // Initialising and finalising a module hold for the whole process, so there is one session at a time.
+            let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
             let context = Pkcs11::new(&key.module).map_err(unusable)?;
             context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).map_err(unusable)?;
             let slots = context.get_slots_with_token().map_err(unusable)?;
             let labelled = slots
                 .into_iter()
                 .find(|slot| context.get_token_info(*slot).is_ok_and(|info| info.label().trim_end() == key.token));
-            let slot = labelled.ok_or_else(|| ServiceError::Refused {
+            let slot = labelled.ok_or_else(|| ServiceError::NoKey {
                 service: SERVICE,
                 problem: format!("the module shows no token `{}`", key.token),
             })?;
@@ -95,7 +100,7 @@ impl Pkcs11Key {
         let found = session.find_objects(&template).map_err(unusable)?;
         match found.as_slice() {
             [one] => Ok(*one),
-            [] => Err(ServiceError::Refused {
+            [] => Err(ServiceError::NoKey {
                 service: SERVICE,
                 problem: format!("token `{}` has no {class} `{}`", self.token, self.object),
             }),
@@ -111,11 +116,21 @@ fn oaep() -> Mechanism<'static> {
     Mechanism::RsaPkcsOaep(PkcsOaepParams::new(MechanismType::SHA1, PkcsMgfType::MGF1_SHA1, PkcsOaepSource::empty()))
 }
 
-fn unusable(error: cryptoki::error::Error) -> ServiceError {
+fn unusable(error: Error) -> ServiceError {
     ServiceError::Unusable { service: SERVICE, problem: error.to_string() }
 }
 
-fn refused(error: cryptoki::error::Error) -> ServiceError {
+/// A module that cannot decrypt says so in one of several ways: SoftHSM with a general error where others have a word for it.
+fn not_opened(error: Error) -> ServiceError {
+    match error {
+        Error::Pkcs11(RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange | RvError::GeneralError, _) => {
+            ServiceError::DoesNotOpen
+        }
+        other => refused(other),
+    }
+}
+
+fn refused(error: Error) -> ServiceError {
     ServiceError::Refused { service: SERVICE, problem: error.to_string() }
 }
 
@@ -136,7 +151,7 @@ impl KeyService for Pkcs11Key {
         let key = key.to_vec();
         let opened = self.with(move |session, name| {
             let private = name.object(session, ObjectClass::PRIVATE_KEY)?;
-            session.decrypt(&oaep(), private, &key).map(Zeroizing::new).map_err(refused)
+            session.decrypt(&oaep(), private, &key).map(Zeroizing::new).map_err(not_opened)
         });
         envelope::open(sealed, context, &opened.await?)
     }

@@ -75,6 +75,13 @@ where
     let problem = DisplayErrorContext(&error).to_string();
     match code.as_str() {
         "InvalidCiphertextException" | "IncorrectKeyException" => ServiceError::DoesNotOpen,
+        "NotFoundException" => ServiceError::NoKey { service: SERVICE, problem },
+        // The SDK has no kind for this; the name of its own error stands in what it says.
+        "" if problem.contains("CredentialsNotLoaded") || problem.contains("CredentialsProvider") => {
+            let problem =
+                "the AWS SDK found none: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_owned();
+            ServiceError::Credentials { service: SERVICE, problem }
+        }
         "" | "KMSInternalException" | "DependencyTimeoutException" | "ThrottlingException" => {
             ServiceError::Unusable { service: SERVICE, problem }
         }

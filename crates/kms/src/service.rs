@@ -63,6 +63,14 @@ pub enum ServiceError {
         /// Its words.
         problem: String,
     },
+    /// The service is there, the key is not.
+    #[error("key service {service} has no such key: {problem}")]
+    NoKey {
+        /// The service.
+        service: &'static str,
+        /// Its words.
+        problem: String,
+    },
     /// The service did not answer, or not with what it should.
     #[error("key service {service} cannot be used: {problem}")]
     Unusable {
@@ -82,6 +90,7 @@ impl ServiceError {
         match self {
             ServiceError::Address { .. } => ErrorClass::Invalid,
             ServiceError::Credentials { .. } | ServiceError::Refused { .. } => ErrorClass::Denied,
+            ServiceError::NoKey { .. } => ErrorClass::NotFound,
             ServiceError::Unusable { .. } => ErrorClass::Unavailable,
             ServiceError::DoesNotOpen => ErrorClass::Corrupt,
         }

@@ -1,7 +1,7 @@
-//! Temporary directories that the servers' users can reach.
+//! Temporary directories that the servers' users can reach, and the cache of `tests/setup`.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
@@ -26,4 +26,11 @@ pub fn tail(path: &Path, lines: usize) -> String {
     let text = String::from_utf8_lossy(&text);
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Where `tests/setup` may have put things, the most specific first.
+pub(crate) fn caches() -> Vec<PathBuf> {
+    let chosen = std::env::var_os("BREAKWATER_TEST_CACHE").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/breakwater-tests"));
+    chosen.into_iter().chain(home).chain([PathBuf::from("/var/cache/breakwater-tests")]).collect()
 }

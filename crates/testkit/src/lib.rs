@@ -3,16 +3,19 @@
 //!
 //! Whatever a test needs and the machine lacks is an error that says what installs it; nothing here skips quietly.
 //!
-//! Reading order: [`dirs`], [`tree`], [`wait`], [`port`], [`user`]; then [`postgres`] with [`ledger`], [`process`], [`fault`], [`otlp`].
+//! Reading order: [`dirs`], [`tree`], [`wait`], [`port`], [`user`]; then [`postgres`] with [`ledger`], [`process`], [`fault`], [`otlp`];
+//! [`moto`] and [`softhsm`] for key services.
 
 pub mod dirs;
 pub mod etcd;
 pub mod fault;
 pub mod ledger;
+pub mod moto;
 pub mod otlp;
 pub mod port;
 pub mod postgres;
 pub mod process;
+pub mod softhsm;
 pub mod tree;
 pub mod user;
 pub mod wait;

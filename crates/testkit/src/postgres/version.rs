@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
+use crate::dirs::caches;
+
 /// A major version of PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
@@ -49,13 +51,6 @@ impl Version {
         }
         Ok(path)
     }
-}
-
-/// Where `tests/setup` may have put things, the most specific first.
-fn caches() -> Vec<PathBuf> {
-    let chosen = std::env::var_os("BREAKWATER_TEST_CACHE").map(PathBuf::from);
-    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/breakwater-tests"));
-    chosen.into_iter().chain(home).chain([PathBuf::from("/var/cache/breakwater-tests")]).collect()
 }
 
 impl fmt::Display for Version {

@@ -1,0 +1,125 @@
+//! Moto, which plays AWS: the key management service on a port of its own, with keys that are gone when it stops.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::dirs::{caches, tail, temp_dir};
+use crate::port::free_port;
+
+/// How long it may take to start; Python reads much before it does.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a start on a fresh port is tried, should somebody else take it first.
+const TRIES: u32 = 3;
+
+const REGION: &str = "eu-central-1";
+
+/// A running moto server. Killed when dropped.
+#[derive(Debug)]
+pub struct Moto {
+    dir: TempDir,
+    port: u16,
+    child: Child,
+}
+
+impl Moto {
+    /// Starts a server and waits until it answers.
+    pub async fn start() -> Result<Moto> {
+        let program = find_program()?;
+        let mut last = None;
+        for _ in 0..TRIES {
+            let dir = temp_dir("moto")?;
+            let port = free_port();
+            let log = File::create(dir.path().join("log")).context("make moto's log")?;
+            let mut command = Command::new(&program);
+            command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).current_dir(dir.path());
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+            let mut moto = Moto { dir, port, child: command.spawn().context("start moto_server")? };
+            match moto.wait().await {
+                Ok(()) => return Ok(moto),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("moto found no free port")?)
+    }
+
+    async fn wait(&mut self) -> Result<()> {
+        let start = Instant::now();
+        while self.call("TrentService.ListKeys", "{}").await.is_err() {
+            let exited = self.child.try_wait()?;
+            if exited.is_some() || start.elapsed() > PATIENCE {
+                bail!("moto did not come up ({exited:?}); its log ends:\n{}", tail(&self.dir.path().join("log"), 15));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Where it listens: `http://127.0.0.1:port`.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The environment that sends AWS clients here, and nowhere else.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let pairs = [
+            ("AWS_ENDPOINT_URL", self.endpoint()),
+            ("AWS_REGION", REGION.to_owned()),
+            ("AWS_ACCESS_KEY_ID", "testing".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "testing".to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            ("AWS_CONFIG_FILE", "/dev/null".to_owned()),
+            ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null".to_owned()),
+        ];
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// Makes a symmetric key. Gives its id.
+    pub async fn create_key(&self) -> Result<String> {
+        let answer = self.call("TrentService.CreateKey", "{}").await?;
+        let id = answer["KeyMetadata"]["KeyId"].as_str();
+        id.map(str::to_owned).with_context(|| format!("moto made no key: {answer}"))
+    }
+
+    async fn call(&self, target: &str, body: &str) -> Result<serde_json::Value> {
+        let talk = async {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+            // Moto looks for the service's name in the scope of the signature, and does not verify it.
+            let request = format!(
+                "POST / HTTP/1.0\r\nHost: kms.{REGION}.amazonaws.com\r\nContent-Type: application/x-amz-json-1.1\r\n\
+                 Authorization: AWS4-HMAC-SHA256 Credential=testing/20260101/{REGION}/kms/aws4_request, \
+                 SignedHeaders=host, Signature=0\r\nX-Amz-Target: {target}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            let (head, body) = answer.split_once("\r\n\r\n").context("the answer has no body")?;
+            if head.split(' ').nth(1) != Some("200") {
+                bail!("moto refused {target}: {answer}");
+            }
+            Ok(if body.trim().is_empty() { serde_json::Value::Null } else { serde_json::from_str(body)? })
+        };
+        tokio::time::timeout(Duration::from_secs(10), talk).await.with_context(|| format!("{target} took too long"))?
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is gone after the wait.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn find_program() -> Result<PathBuf> {
+    let found = caches().into_iter().map(|cache| cache.join("moto/bin/moto_server")).find(|path| path.is_file());
+    found.context("moto is not installed\nhint: run tests/setup")
+}

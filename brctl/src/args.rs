@@ -82,7 +82,7 @@ pub(crate) struct GlobalArgs {
     #[arg(long, global = true, value_name = "REPOSITORY", help_heading = "Global options")]
     pub(crate) repository: Vec<String>,
 
-    /// With --offline: what opens the repository: a key file, each of several shares' files, a grant, or `passphrase`
+    /// With --offline: what opens the repository: a key file, each of several shares' files, a grant, `passphrase`, or a key service's key like aws-kms:alias/backup
     #[arg(long, global = true, value_name = "KEY", help_heading = "Global options")]
     pub(crate) key: Vec<String>,
 
@@ -262,6 +262,8 @@ mod tests {
             "repository create --region a=/a --region b=/b --writer-key-out w --key-out k --recovery-key-out r",
             "--offline --repository /a --key k repository key list",
             "--offline --repository /a --key k repository key add --name x --key-out f",
+            "--offline --repository /a --key k repository key add --name x --kms aws-kms:alias/backup",
+            "repository create --region a=/a --writer-key-out w --key-out k --recovery-key-out r --kms aws-kms:a --passphrase-file p",
             "--offline --repository /a --key k repository key remove x --reseal --yes=x",
             "--offline --repository /a --key k repository key escrow --threshold 2 --shares 3 --out d",
             "--offline --repository /a --key k repository key grant --snapshot 01 --to ab --out g",
@@ -300,6 +302,8 @@ mod tests {
             "status --output xml",
             "repository key add --name x",
             "repository key add --name x --key-out f --passphrase-file p",
+            "repository key add --name x --key-out f --kms aws-kms:a",
+            "repository key add --name x",
             "erase",
         ];
         for line in bad {

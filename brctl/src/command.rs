@@ -7,6 +7,7 @@ mod demo;
 mod dev;
 mod doctor;
 mod get;
+mod holder;
 mod job;
 mod key;
 mod lag;

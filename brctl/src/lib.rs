@@ -18,6 +18,7 @@ mod output;
 mod settings;
 mod view;
 mod wait;
+mod wiring;
 
 use std::process::ExitCode;
 

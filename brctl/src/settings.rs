@@ -56,7 +56,7 @@ pub(crate) struct ContextChoice {
 pub(crate) struct OfflineSettings {
     /// Its regions: name and place.
     pub(crate) regions: Vec<(String, String)>,
-    /// What opens it: a key file, shares of one, a grant, or the word `passphrase`.
+    /// What opens it: a key file, shares of one, a grant, the word `passphrase`, or the address of a key service's key.
     pub(crate) keys: Vec<String>,
     /// The identity that a grant is for.
     pub(crate) identity: Option<PathBuf>,

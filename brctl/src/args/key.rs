@@ -52,18 +52,23 @@ pub(crate) enum KeyCommand {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("held").required(true).args(["key_out", "passphrase_file", "kms"])))]
 pub(crate) struct AddArgs {
     /// What the recipient is called
     #[arg(long, value_name = "NAME")]
     pub(crate) name: String,
 
     /// New file for its key
-    #[arg(long, value_name = "FILE", required_unless_present = "passphrase_file", conflicts_with = "passphrase_file")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) key_out: Option<PathBuf>,
 
     /// File with a passphrase that opens it; the key lies locked in the repository
     #[arg(long, value_name = "FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,
+
+    /// A key service's key that wraps it, like aws-kms:alias/backup; the wrapped key lies in the repository
+    #[arg(long, value_name = "URL")]
+    pub(crate) kms: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

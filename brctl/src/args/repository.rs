@@ -65,6 +65,14 @@ pub(crate) struct CreateArgs {
     /// New file for the key that goes into the safe
     #[arg(long, value_name = "FILE")]
     pub(crate) recovery_key_out: PathBuf,
+
+    /// One more recipient, whose key a key service wraps, like aws-kms:alias/backup; repeated for several
+    #[arg(long, value_name = "URL")]
+    pub(crate) kms: Vec<String>,
+
+    /// One more recipient, whose key the passphrase in this file opens
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 /// Reads `65536`, `64KiB` or `1MiB`.

@@ -4,14 +4,14 @@
 use std::path::Path;
 
 use breakwater_core::{Chain, DomainName, ErrorClass};
-use breakwater_crypto::{Cost, Holder, Identity, KeyShare, RecipientId, RecipientKey, RecipientSecret, parse_public};
+use breakwater_crypto::{Holder, Identity, KeyShare, RecipientId, parse_public};
 use breakwater_repository::keys::{Erased, KeyStanding, Resealed};
 use breakwater_repository::{Cause, KeyChange, KeyChanged, Repository, Selector};
 use breakwater_runtime::SystemEntropy;
 use serde_json::{Value, json};
 
 use crate::args::key::{AddArgs, EraseArgs, EscrowArgs, GrantArgs, KeyCommand, RemoveArgs};
-use crate::command::{Desk, Ended, Ending};
+use crate::command::{Desk, Ended, Ending, holder};
 use crate::confirm::confirm;
 use crate::failure::Failure;
 use crate::offline::{Glass, passphrase};
@@ -184,32 +184,17 @@ async fn list(desk: &Desk, repository: &Repository) -> Ended {
     Ok(Ending::OK)
 }
 
-fn new_key(repository: &Repository, name: &str) -> RecipientKey {
-    RecipientKey {
-        repository: repository.id(),
-        fingerprint: repository.fingerprint(),
-        name: name.to_owned(),
-        secret: RecipientSecret::generate(&SystemEntropy),
-    }
-}
-
 async fn add(desk: &Desk, repository: &Repository, args: AddArgs) -> Ended {
-    let key = new_key(repository, &args.name);
-    let holder = match (&args.key_out, &args.passphrase_file) {
+    let key = holder::new_key(repository.id(), repository.fingerprint(), &args.name);
+    let holder = match (&args.key_out, &args.kms, &args.passphrase_file) {
         // The key first: a recipient whose key nobody has would be worse than a key that opens nothing.
-        (Some(path), _) => {
+        (Some(path), _, _) => {
             refuse_existing(path)?;
             key.write_new(path)?;
             Holder::File
         }
-        (None, file) => {
-            let words = passphrase(file.as_deref(), "new passphrase: ")?;
-            let locked = key.clone();
-            let made =
-                tokio::task::spawn_blocking(move || Holder::locked(&locked, &words, Cost::default(), &SystemEntropy));
-            let made = made.await.map_err(|_| Failure::internal("locking ended early"))?;
-            made.map_err(|error| Failure::of(error.class(), &error))?
-        }
+        (None, Some(url), _) => holder::by_service(&key, url).await?,
+        (None, None, file) => holder::by_passphrase(&key, passphrase(file.as_deref(), "new passphrase: ")?).await?,
     };
     let added = repository.change_keys(KeyChange::Add(key.recipient(), holder)).await;
     let changed = added.inspect_err(|_| {
@@ -245,7 +230,7 @@ async fn remove(desk: &Desk, repository: &Repository, args: RemoveArgs) -> Ended
 }
 
 async fn escrow(desk: &Desk, repository: &Repository, args: EscrowArgs) -> Ended {
-    let key = new_key(repository, &args.name);
+    let key = holder::new_key(repository.id(), repository.fingerprint(), &args.name);
     let shares = KeyShare::split(&key, args.threshold, args.shares)?;
     std::fs::create_dir_all(&args.out).map_err(|error| Failure::io(args.out.display(), &error))?;
     for share in &shares {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::args::Format;
 use crate::args::repository::{CheckArgs, CreateArgs, GcArgs, RepairArgs, RepositoryCommand, WorkArgs};
+use crate::command::holder::Further;
 use crate::command::{Desk, Ended, Ending, get, work};
 use crate::failure::Failure;
 use crate::output::yaml;
@@ -111,7 +112,19 @@ async fn create(desk: &Desk, args: CreateArgs) -> Ended {
     let suite: Suite = args.suite.parse().map_err(|bad| Failure::usage(format!("--suite: {bad}")))?;
     let domain = DomainName::new(&args.domain).map_err(|bad| Failure::usage(format!("--domain: {bad}")))?;
     let options = CreateOptions { suite, domain, extent_size: args.extent_size, pack_size: args.pack_size };
-    let created = make(&args.regions, args.commit, options, &keys).await?;
+    // Before anything is made, so that a service that does not work leaves nothing half done.
+    check_key_files(&keys)?;
+    let further = Further::tried(args.kms, args.passphrase_file.as_deref()).await?;
+    let Made { repository, regions } = make(&args.regions, args.commit, options, &keys).await?;
+    let made = repository.id();
+    let (repository, further) = further.add(repository).await.map_err(|failure| {
+        failure
+            .doing(format!(
+                "repository {made} was made and its key files open it, but not every other recipient was added"
+            ))
+            .hint("`repository key list` shows who was, `repository key add` adds the others")
+    })?;
+    let created = Made { repository, regions };
     let id = created.repository.id().to_string();
     let object = declaration(name.as_str(), &created.regions, args.commit);
     let shown = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
@@ -124,6 +137,7 @@ async fn create(desk: &Desk, args: CreateArgs) -> Ended {
         "writer_key": shown(&args.writer_key_out),
         "key": shown(&args.key_out),
         "recovery_key": shown(&args.recovery_key_out),
+        "further_recipients": further,
         "object": object,
     });
     if desk.output.format() == Format::Yaml {

@@ -1,7 +1,7 @@
-//! What `--key` names: a key file, shares of one, a passphrase, or a grant with the identity that it is for.
+//! What `--key` names: a key file, shares of one, a passphrase, a key service's key, or a grant with the identity that it is for.
 //!
 //! Invariant: no secret is ever an argument. A passphrase comes from a file that only its owner can read, or is asked for
-//! on the terminal.
+//! on the terminal. The address of a key service is the operator's, never what a repository says.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 use breakwater_agent::keyring;
 use breakwater_core::ErrorClass;
-use breakwater_crypto::{Grant, Identity, KeyKind, KeyShare, key_kind};
+use breakwater_crypto::{Grant, Identity, KeyKind, KeyShare, RecipientKey, key_kind};
+use breakwater_kms::{KeyContext, ServiceError};
 use breakwater_repository::{Access, Holders, OpenedGrant, Place};
 
 use crate::failure::Failure;
 use crate::settings::OfflineSettings;
+use crate::wiring::key_services;
 
 /// The word for a key that a passphrase opens.
 const PASSPHRASE: &str = "passphrase";
@@ -31,6 +33,14 @@ pub(super) async fn access(settings: &OfflineSettings, places: &[Place]) -> Resu
         let unlocked = tokio::task::spawn_blocking(move || holders.unlock(&passphrase)).await;
         let unlocked = unlocked.map_err(|_| Failure::internal("unlocking ended early"))?;
         return Ok(Access::Recipient(unlocked?));
+    }
+    if key_services().knows(first) {
+        if !more.is_empty() {
+            return Err(
+                Failure::usage("several --key are for the shares of a key").hint("give the key service's key alone")
+            );
+        }
+        return Ok(Access::Recipient(unwrapped(first, &Holders::read(places).await?).await?));
     }
     let path = Path::new(first);
     match key_kind(path)? {
@@ -61,6 +71,26 @@ pub(super) async fn access(settings: &OfflineSettings, places: &[Place]) -> Resu
         }
         _ => Ok(keyring::read(path)?),
     }
+}
+
+/// The key of the recipient that the key service at `url` has wrapped.
+async fn unwrapped(url: &str, holders: &Holders) -> Result<RecipientKey, Failure> {
+    let failed = |error: ServiceError| Failure::of(error.class(), &error).doing(format!("--key {url}"));
+    let service = key_services().open(url).map_err(failed)?;
+    let mut trouble = None;
+    for (member, wrapped) in holders.wrapped_by(url) {
+        let context = KeyContext { repository: holders.repository, recipient: member.recipient.id };
+        match service.unwrap(wrapped, &context).await {
+            Ok(payload) => return Ok(holders.key_of(member, &payload)?),
+            // Another recipient may be wrapped by the same key, and be whole.
+            Err(error) => trouble = Some(failed(error).doing(format!("recipient `{}`", member.recipient.name))),
+        }
+    }
+    Err(trouble.unwrap_or_else(|| {
+        Failure::new(ErrorClass::Denied, format!("no recipient of this repository is wrapped by {url}")).hint(
+            "write the address as it was written with --kms; `repository key list` with another key shows who there is",
+        )
+    }))
 }
 
 /// A passphrase: out of a file, or typed on the terminal.

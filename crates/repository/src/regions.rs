@@ -12,6 +12,7 @@ mod audit;
 mod comparison;
 mod copy;
 mod error;
+pub(crate) mod keys;
 mod lane;
 pub(crate) mod merge;
 pub(crate) mod order;

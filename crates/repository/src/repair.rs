@@ -330,7 +330,7 @@ impl<'a> Work<'a> {
             sighted.push(Sighted { side: index, sight });
         }
         let all_whole = sighted.iter().all(|one| matches!(one.sight, Sight::Whole));
-        if all_whole || sight::is_superseded(name, row, &sighted, &self.sides).await {
+        if all_whole || sight::is_superseded(self.repository, name, row, &sighted, &self.sides).await {
             return;
         }
         put::mend(self.repository, self.options, &mut self.sides, name, sighted, frames).await;

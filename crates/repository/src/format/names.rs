@@ -400,7 +400,10 @@ mod tests {
     fn near_misses_are_not_names() {
         for name in all([0xab; 16], [0xcd; 16], 10, 5, 7) {
             let text = name.to_string();
-            assert_eq!(ObjectName::parse(&format!("{text}x")), None, "{text}");
+            // A domain may be called anything, so what ends with one is a name with a letter more.
+            if !matches!(name, ObjectName::Erased(_)) {
+                assert_eq!(ObjectName::parse(&format!("{text}x")), None, "{text}");
+            }
             assert_eq!(ObjectName::parse(&format!("{text}/x")), None, "{text}");
             assert_eq!(ObjectName::parse(&text.to_uppercase()), None, "{text}");
         }

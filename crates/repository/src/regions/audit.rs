@@ -1,7 +1,8 @@
 //! Finding debts by comparing what the regions hold: when an agent starts, and when somebody asks.
 //!
 //! Invariant: names are added in an order in which they may be copied; a region whose listing broke off, or that misses
-//! more than fits, gets no later names of that source, so that a manifest is never owed before what it names.
+//! more than fits, gets no later names of that source, so that a manifest is never owed before what it names. A key record
+//! that was replaced is owed to nobody ([`keys`](super::keys)).
 
 use std::collections::BTreeSet;
 
@@ -9,6 +10,7 @@ use breakwater_core::{RegionId, SourceUid};
 
 use super::RegionSet;
 use super::error::RegionFailure;
+use super::keys::Newest;
 use super::merge::{Merge, Row};
 use super::order::Place;
 
@@ -144,14 +146,23 @@ impl RegionSet {
             let listings = self.handles().enumerate().filter(|(index, _)| sound.contains(index));
             let listings = listings.map(|(index, handle)| (index, handle.storage.list(prefix))).collect();
             let mut merge = Merge::new(listings, LIST_PATIENCE);
-            let tails = prefix.contains("/tail/");
+            let (tails, keys) = (prefix.contains("/tail/"), prefix.ends_with("/keys/"));
             let mut rows = Vec::new();
+            let mut newest = Newest::default();
             while let Some(row) = merge.next().await {
                 if tails {
                     rows.push(row);
+                } else if keys {
+                    let name = row.name.clone();
+                    if let Some(row) = newest.push(&name, row) {
+                        self.compare(&row, &merge, &mut sound, report);
+                    }
                 } else {
                     self.compare(&row, &merge, &mut sound, report);
                 }
+            }
+            if let Some(row) = newest.end() {
+                self.compare(&row, &merge, &mut sound, report);
             }
             // Tails are few; which of them still count is known once all are.
             let superseded = self.superseded(&rows, &sound).await;

@@ -3,6 +3,7 @@
 //! Invariant: an object is called damaged only after two reads that both found it so; a region that does not answer says
 //! nothing about it.
 
+use breakwater_core::{SessionId, SourceUid};
 use bytes::Bytes;
 
 use super::Side;
@@ -11,7 +12,7 @@ use crate::check::packs::{self, Depth};
 use crate::check::{CheckError, record};
 use crate::format::ObjectName;
 use crate::frames::FrameReader;
-use crate::region::{READ_DEADLINE, Region, within};
+use crate::region::{self, READ_DEADLINE, Region, within};
 use crate::regions::merge::Row;
 use crate::repository::Repository;
 
@@ -112,9 +113,22 @@ pub(crate) async fn prove(
     }
 }
 
-/// Whether a tail that some region lacks is covered by a segment that this region has: then it was deleted, not lost.
-pub(super) async fn is_superseded(name: &ObjectName, row: &Row, sighted: &[Sighted], sides: &[Side]) -> bool {
+/// Whether a tail that some region lacks is covered by a segment, or a key record replaced by a newer one of its session: then
+/// it was deleted, not lost.
+pub(super) async fn is_superseded(
+    repository: &Repository,
+    name: &ObjectName,
+    row: &Row,
+    sighted: &[Sighted],
+    sides: &[Side],
+) -> bool {
     let (source, writer, range) = match name {
+        ObjectName::SessionKeys(source, session) => {
+            return is_replaced(repository, (*source, *session), 0, sighted, sides).await;
+        }
+        ObjectName::ResealedKeys(source, session, epoch) => {
+            return is_replaced(repository, (*source, *session), *epoch, sighted, sides).await;
+        }
         ObjectName::Tail(source, generation, session, range) => (*source, (*generation, *session), *range),
         ObjectName::IdleTail(source, generation, session, mark) => {
             let range = crate::format::names::LogRange { branch: mark.branch, start: mark.offset, end: mark.offset };
@@ -137,6 +151,37 @@ pub(super) async fn is_superseded(name: &ObjectName, row: &Row, sighted: &[Sight
         };
         if names.iter().any(|(key, _)| covers(key)) {
             return true;
+        }
+    }
+    false
+}
+
+/// Whether the session has a whole key record of a newer epoch than `epoch`. A region that was away while sessions were sealed
+/// again still holds the old one, which must not come back to the others.
+async fn is_replaced(
+    repository: &Repository,
+    (source, session): (SourceUid, SessionId),
+    epoch: u32,
+    sighted: &[Sighted],
+    sides: &[Side],
+) -> bool {
+    if !sighted.iter().all(|one| matches!(one.sight, Sight::Whole | Sight::Missing)) {
+        return false;
+    }
+    let prefix = format!("{}{session}.", ObjectName::meta_prefix(source, "keys"));
+    for side in sides.iter().filter(|side| side.usable) {
+        let Ok(names) = side.region.names(&prefix).await else { continue };
+        for (key, _) in names {
+            let newer = match ObjectName::parse(&key) {
+                Some(name @ ObjectName::ResealedKeys(_, _, other)) if other > epoch => name,
+                _ => continue,
+            };
+            // What nobody proved may be anybody's.
+            if let Ok(bytes) = region::get(side.region.place(), &newer).await
+                && prove(repository, &newer, None, &bytes).await.is_ok()
+            {
+                return true;
+            }
         }
     }
     false

@@ -15,7 +15,8 @@ use crate::Repository;
 use crate::format::ObjectName;
 use crate::format::log::{Continues, StreamClaim};
 use crate::format::record::RecordKind;
-use crate::regions::RegionSet;
+use crate::regions::keys::Newest;
+use crate::regions::{Listed, RegionSet};
 
 /// What a writer needs of its surroundings.
 #[derive(Clone, Debug)]
@@ -53,7 +54,11 @@ impl Surroundings {
     pub(super) async fn owe_records(&self) -> Result<(), StreamError> {
         for kind in ["keys", "stream", "history"] {
             let listing = self.regions.list(&ObjectName::meta_prefix(self.keys.source, kind)).await?;
-            for object in listing.objects {
+            let mut objects = listing.objects;
+            if kind == "keys" {
+                objects = newest(objects);
+            }
+            for object in objects {
                 for handle in self.regions.handles().filter(|handle| !object.regions.contains(&handle.id)) {
                     self.regions.owe(handle.id, &object.name, object.size);
                 }
@@ -92,4 +97,16 @@ impl Surroundings {
         }
         Ok(())
     }
+}
+
+/// Of each session the key record that counts; what it has replaced is owed to nobody.
+fn newest(records: Vec<Listed>) -> Vec<Listed> {
+    let mut newest = Newest::default();
+    let mut kept = Vec::new();
+    for record in records {
+        let name = record.name.clone();
+        kept.extend(newest.push(&name, record));
+    }
+    kept.extend(newest.end());
+    kept
 }

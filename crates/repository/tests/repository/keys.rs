@@ -216,6 +216,30 @@ async fn a_region_that_was_away_is_finished_later() {
 }
 
 #[tokio::test]
+async fn a_repair_does_not_bring_a_replaced_record_back() {
+    let lab = Lab::new(2).await;
+    let manifest = backup(&lab, 1, &some_files()).await;
+    let old = format!("keys/{}", manifest.session);
+    let shows = async |at: usize, end: &str| lab.spots[at].names().await.iter().any(|name| name.ends_with(end));
+    lab.spots[1].fault.set_reachable(false);
+    let rotated = lab.repository.change_keys(KeyChange::Rotate).await.unwrap();
+    rotated.repository.reseal(&ignore).await.unwrap();
+    lab.spots[1].fault.set_reachable(true);
+    assert!(!shows(0, &old).await && shows(1, &old).await, "the scene: each has a record that the other one lacks");
+
+    let opened = lab.reopen(Access::Recipient(lab.created.key.clone())).await.unwrap();
+    let finished = opened.change_keys(KeyChange::Finish).await.unwrap().repository;
+    finished.repair(&breakwater_repository::RepairOptions::default()).await.unwrap();
+    assert!(!shows(0, &old).await, "a repair brought the old record back");
+    assert!(shows(1, &format!("{old}.2")).await, "and the new one is mended where it was missing");
+    let done = finished.reseal(&ignore).await.unwrap();
+    assert!(done.behind.is_empty() && done.deleted == 1, "{done:?}");
+    assert!(!shows(1, &old).await);
+    let order = finished.read_order();
+    assert_eq!(restore(&finished, &order, manifest.snapshot, manifest.session).await.unwrap(), some_files());
+}
+
+#[tokio::test]
 async fn a_passphrase_unlocks_a_key_that_lies_in_the_repository() {
     let lab = Lab::new(1).await;
     let words = "correct horse battery staple";

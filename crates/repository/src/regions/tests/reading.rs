@@ -78,6 +78,22 @@ async fn an_audit_finds_what_was_missed_before_this_process_began() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_record_that_was_replaced_is_not_brought_back() {
+    let lab = Lab::new(2, 1).await;
+    // Region 1 was away while the session `aa` was sealed again, and before that while `bb` began.
+    let (old, new, other) = (named("keys/aa"), named("keys/aa.10"), named("keys/bb"));
+    lab.places[1].plant(&old, b"old").await;
+    lab.places[1].plant(&named("keys/aa.9"), b"older").await;
+    lab.places[0].plant(&new, b"new").await;
+    lab.places[0].plant(&other, b"other").await;
+    let report = lab.set.audit(&[SOURCE]).await;
+    assert_eq!((report.regions[0].missing_objects, report.regions[1].missing_objects), (0, 2), "{report:?}");
+    lab.drained().await;
+    assert!(!lab.places[0].holds(&old).await && !lab.places[0].holds(&named("keys/aa.9")).await);
+    assert!(lab.places[1].holds(&new).await && lab.places[1].holds(&other).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_audit_says_nothing_about_silent_regions_and_reports_conflicts() {
     let lab = Lab::new(3, 1).await;
     lab.places[0].plant(&named("pack/a"), b"short").await;

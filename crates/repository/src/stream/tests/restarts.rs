@@ -363,3 +363,25 @@ proptest! {
         runtime.block_on(run(steps, spool));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_replaced_key_record_is_not_brought_back_by_the_next_writer() {
+    let mut bed = Bed::new(2, 2).await;
+    let mut writer = bed.begin(Bed::options()).await;
+    feed(&mut writer, 0, 100).await.unwrap();
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    bed.drained().await;
+    drop(writer);
+    // As if the session had been sealed again in region 0 while region 1 was away.
+    let names = bed.places[0].names().await;
+    let old = names.into_iter().find(|name| name.contains("/keys/")).unwrap();
+    let new = format!("{old}.7");
+    bed.places[0].plant(&new, b"sealed again").await;
+    bed.set.handles().next().unwrap().storage.delete(&old).await.unwrap();
+    bed.restart();
+    let writer = bed.open(Bed::options()).await;
+    bed.drained().await;
+    assert!(bed.places[1].holds(&new).await, "the new record is what region 1 missed");
+    assert!(!bed.places[0].holds(&old).await, "the old record came back");
+    drop(writer);
+}

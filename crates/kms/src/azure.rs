@@ -18,6 +18,8 @@ const SERVICE: &str = "azure-kv";
 const VERSION: &str = "7.4";
 const ALGORITHM: &str = "RSA-OAEP-256";
 const IDENTITY: &str = "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net";
+/// Words of an answer that says that what was wrapped does not open.
+const NOT_OPENED: [&str; 1] = ["BadParameter"];
 
 /// One key of Azure Key Vault.
 #[derive(Debug)]
@@ -63,7 +65,8 @@ impl AzureKeyVault {
         let url = format!("{}{path}/{verb}?api-version={VERSION}", self.host);
         let value = Zeroizing::new(URL_SAFE_NO_PAD.encode(value));
         let request = self.client.post(url).bearer_auth(token.as_str());
-        rest::call(SERVICE, request.json(&json!({"alg": ALGORITHM, "value": value.as_str()}))).await
+        let words: &[&str] = if verb == "unwrapkey" { &NOT_OPENED } else { &[] };
+        rest::call_to_open(SERVICE, request.json(&json!({"alg": ALGORITHM, "value": value.as_str()})), words).await
     }
 }
 

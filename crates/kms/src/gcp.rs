@@ -16,6 +16,8 @@ use crate::service::{KeyContext, KeyService, ServiceError};
 const SERVICE: &str = "gcp-kms";
 const HOST: &str = "https://cloudkms.googleapis.com";
 const METADATA: &str = "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token";
+/// Words of an answer that says that what was wrapped does not open.
+const NOT_OPENED: [&str; 1] = ["INVALID_ARGUMENT"];
 
 /// One key of Google Cloud KMS.
 #[derive(Debug)]
@@ -52,7 +54,8 @@ impl GcpKms {
             }
         };
         let request = self.client.post(format!("{}/v1/{}:{verb}", self.host, self.key)).bearer_auth(token.as_str());
-        rest::call(SERVICE, request.json(&body)).await
+        let words: &[&str] = if verb == "decrypt" { &NOT_OPENED } else { &[] };
+        rest::call_to_open(SERVICE, request.json(&body), words).await
     }
 }
 

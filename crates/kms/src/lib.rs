@@ -3,8 +3,8 @@
 //! Invariant: what was wrapped for one repository and recipient is not unwrapped for another, whatever the service itself
 //! can bind. One call unlocks a repository; nothing is ever wrapped per backup or per pack.
 //!
-//! No program uses this yet: `--kms` and keys like `aws-kms:…` are not offered before each service was tried, AWS against moto,
-//! PKCS#11 against SoftHSM, the others against fakes made of their reference documents.
+//! AWS is tried against moto and PKCS#11 against SoftHSM; Vault, Google and Azure only against fakes made of their reference
+//! documents, in `tests`.
 //!
 //! Reading order: [`service`] (the contract), [`services`] (which there are), [`envelope`] (for services that bind nothing),
 //! then one file a service: [`aws`], [`vault`], [`gcp`], [`azure`], [`pkcs11`].

@@ -19,6 +19,16 @@ pub(crate) fn client(service: &'static str) -> Result<Client, ServiceError> {
 
 /// Sends a request and reads the JSON of its answer. Addresses in errors hold no credentials, since these go in headers.
 pub(crate) async fn call(service: &'static str, request: reqwest::RequestBuilder) -> Result<Value, ServiceError> {
+    call_to_open(service, request, &[]).await
+}
+
+/// The same where something is to be unwrapped: a bad request (400) whose answer has one of these words in it means that what
+/// was wrapped does not open.
+pub(crate) async fn call_to_open(
+    service: &'static str,
+    request: reqwest::RequestBuilder,
+    words: &[&str],
+) -> Result<Value, ServiceError> {
     let unusable = |error: reqwest::Error| ServiceError::Unusable { service, problem: chain(&error) };
     let answer = request.send().await.map_err(unusable)?;
     let status = answer.status();
@@ -30,6 +40,8 @@ pub(crate) async fn call(service: &'static str, request: reqwest::RequestBuilder
     let said: String = body.chars().filter(|c| !c.is_control()).take(300).collect();
     let problem = format!("{status}: {said}");
     match status {
+        StatusCode::BAD_REQUEST if words.iter().any(|word| body.contains(word)) => Err(ServiceError::DoesNotOpen),
+        StatusCode::NOT_FOUND => Err(ServiceError::NoKey { service, problem }),
         StatusCode::TOO_MANY_REQUESTS => Err(ServiceError::Unusable { service, problem }),
         status if status.is_server_error() => Err(ServiceError::Unusable { service, problem }),
         _ => Err(ServiceError::Refused { service, problem }),

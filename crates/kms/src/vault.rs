@@ -14,6 +14,8 @@ use crate::rest;
 use crate::service::{KeyContext, KeyService, ServiceError};
 
 const SERVICE: &str = "vault";
+/// Words of an answer that says that what was wrapped does not open.
+const NOT_OPENED: [&str; 2] = ["message authentication failed", "invalid ciphertext"];
 
 /// One key of a transit engine.
 #[derive(Debug)]
@@ -57,7 +59,8 @@ impl Vault {
         }
         let Vault { host, mount, key, .. } = self;
         let request = self.client.post(format!("{host}/v1/{mount}/{verb}/{key}")).json(&body);
-        rest::call(SERVICE, request.header("X-Vault-Token", token.as_str())).await
+        let words: &[&str] = if verb == "decrypt" { &NOT_OPENED } else { &[] };
+        rest::call_to_open(SERVICE, request.header("X-Vault-Token", token.as_str()), words).await
     }
 }
 

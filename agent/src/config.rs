@@ -18,7 +18,7 @@ pub struct AgentConfig {
     pub controller: Option<String>,
 
     /// Bytes that buffers may take, all sources and jobs together, in MiB.
-    #[arg(long, env = "BREAKWATER_BUFFER_MIB", default_value_t = 160, value_name = "MIB")]
+    #[arg(long, env = "BREAKWATER_BUFFER_MIB", default_value_t = 192, value_name = "MIB")]
     pub buffer_mib: u64,
 
     /// Bytes of log that one source may spool while no region takes them, in MiB.
@@ -41,7 +41,7 @@ impl AgentConfig {
             data_dir: data_dir.into(),
             keys: None,
             controller: None,
-            buffer_mib: 160,
+            buffer_mib: 192,
             spool_mib: 4096,
             jobs: 2,
             fetch_program: None,

@@ -22,7 +22,7 @@ use breakwater_storage::Storage;
 use tokio_util::sync::CancellationToken;
 
 /// The budget that an agent has.
-const BUDGET: u64 = 160 << 20;
+const BUDGET: u64 = 192 << 20;
 
 const SOURCE: SourceUid = SourceUid::from_bytes([1; 16]);
 

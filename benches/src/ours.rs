@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::source::Directory;
 
 /// The budget that an agent has.
-const BUDGET: u64 = 160 << 20;
+const BUDGET: u64 = 192 << 20;
 
 /// A repository in one directory, opened by a writer and by a recipient.
 #[derive(Debug)]

@@ -117,7 +117,7 @@ pub struct BackupJob {
     pub threads: usize,
     /// Bytes per second to read from the source at most.
     pub read_rate: Option<u64>,
-    /// Where the tree waits when it is too large for memory.
+    /// Where the tree waits, and the index of known chunks lies, when they are too large for memory.
     pub scratch: PathBuf,
     /// Counters that the caller may watch.
     pub progress: Arc<Progress>,
@@ -257,11 +257,12 @@ async fn read(
     // Leaves fill slowly: one pack at a time is enough.
     let structure_room = Room::new(budget.clone(), split(STRUCTURE_ROOM)?, u64::MAX);
 
-    let adopted = tokio::select! {
+    let known = Known::new(&scratch, needs.index);
+    tokio::select! {
         biased;
         () = stop.set() => return Err(PipelineError::Cancelled),
-        adopted = adopt::adopt(&session, &writer) => adopted,
-    };
+        () = adopt::adopt(&session, &writer, &known) => {}
+    }
     let (suite, id_key) = (repository.suite(), repository.id_key_of(session.source()).clone());
     let reader = FrameReader::new(&repository, session.source(), repository.read_order());
     let base_chunks = BaseChunks::new(&reader, base.as_ref());
@@ -278,7 +279,7 @@ async fn read(
         compression,
         id_key: id_key.clone(),
         chunker: Chunker::new(&derive(&id_key, "chunker", &[session.source().as_bytes()]), Sizes::FILES),
-        known: Known::new(session.id(), adopted),
+        known,
         chunk_rooms: ChunkRooms::new(budget.clone(), needs.modest().total()),
         base_chunks,
         base_known: OnceCell::new(),
@@ -319,6 +320,7 @@ async fn read(
     })
     .await?;
     let (lies, doubtful) = (context.lies.warning(), context.lies.found());
+    let forgotten = context.known.warning();
     let Ending { mut figures, tree, references, stored: structure_stored } =
         blocking(move || end(assembler, early, figures, &context, &tree_of_base)).await?;
     drop(own);
@@ -330,6 +332,7 @@ async fn read(
     let mut warnings = warnings;
     warnings.extend(compared.warning());
     warnings.extend(lies);
+    warnings.extend(forgotten);
     warnings.extend(figures.damage_in_words());
     warnings.extend(figures.changes_in_words());
     let intent = session.intent();

@@ -6,15 +6,14 @@ use breakwater_repository::format::pack::KeyKind;
 use breakwater_repository::session::RegionWriter;
 use breakwater_repository::{BackupSession, RepositoryError};
 
-use super::known::Earlier;
+use super::known::{Known, Whose, chunk};
 
-/// Reads the footers of the packs of every session that `session` adopts. What cannot be read is stored again; packs that
-/// some region lacks become its debt.
-pub(crate) async fn adopt(session: &BackupSession, writer: &RegionWriter) -> Earlier {
-    let mut adopted = Earlier::default();
+/// Reads the footers of the packs of every session that `session` adopts, and makes their chunks known. What cannot be read is
+/// stored again; packs that some region lacks become its debt.
+pub(crate) async fn adopt(session: &BackupSession, writer: &RegionWriter, known: &Known) {
     let mut incomplete = false;
     for dead in &session.intent().adopts {
-        if let Err(error) = adopt_one(session, *dead, &mut adopted, &mut incomplete).await {
+        if let Err(error) = adopt_one(session, *dead, known, &mut incomplete).await {
             tracing::warn!(session = %dead, error = %Chain(&error), "the packs of a dead session are not used again");
         }
     }
@@ -28,16 +27,12 @@ pub(crate) async fn adopt(session: &BackupSession, writer: &RegionWriter) -> Ear
             );
         }
     }
-    if adopted.forgotten() > 0 {
-        tracing::warn!(chunks = adopted.forgotten(), "a dead session left more chunks than are kept in mind");
-    }
-    adopted
 }
 
 async fn adopt_one(
     session: &BackupSession,
     dead: SessionId,
-    adopted: &mut Earlier,
+    known: &Known,
     incomplete: &mut bool,
 ) -> Result<(), RepositoryError> {
     let mut footers = session.repository().session_footers(session.source(), dead).await?;
@@ -55,15 +50,13 @@ async fn adopt_one(
         if pack.kind != KeyKind::Content {
             continue;
         }
-        adopted.pack(pack.id);
-        for frame in pack
+        let content = pack
             .footer
             .frames
             .iter()
-            .filter(|frame| matches!(frame.class, Class::Extent | Class::Chunk | Class::PageRun))
-        {
-            adopted.chunk(frame.id, frame.offset, frame.stored, frame.codec);
-        }
+            .filter(|frame| matches!(frame.class, Class::Extent | Class::Chunk | Class::PageRun));
+        let chunks = content.map(|frame| chunk(&frame.location(pack.id))).collect();
+        known.learn(Whose::DeadSession, chunks).await;
     }
     Ok(())
 }

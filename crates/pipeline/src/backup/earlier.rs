@@ -9,7 +9,7 @@ use breakwater_repository::format::manifest::Manifest;
 use breakwater_repository::format::pack::KeyKind;
 use breakwater_repository::{FrameReader, ReferenceReader};
 
-use super::known::Earlier;
+use super::known::{Known, Whose, chunk};
 
 /// Where the base's chunks are to be read.
 pub(crate) struct BaseChunks {
@@ -21,10 +21,9 @@ impl BaseChunks {
         BaseChunks { base: base.map(|base| (frames.clone(), Box::new(base.clone()))) }
     }
 
-    /// All chunks that the base refers to, as far as there is room to remember them.
-    pub(crate) async fn read(&self) -> Earlier {
-        let mut chunks = Earlier::default();
-        let Some((frames, base)) = &self.base else { return chunks };
+    /// Makes all chunks known that the base refers to.
+    pub(crate) async fn teach(&self, known: &Known) {
+        let Some((frames, base)) = &self.base else { return };
         let mut references = ReferenceReader::new(frames.clone(), base);
         loop {
             let packs = match references.next().await {
@@ -44,17 +43,10 @@ impl BaseChunks {
                         continue;
                     }
                 };
-                chunks.pack(pack.pack);
-                for frame in footer.frames.iter().filter(|frame| frame.class == Class::Chunk) {
-                    if pack.covers(&frame.location(pack.pack)) {
-                        chunks.chunk(frame.id, frame.offset, frame.stored, frame.codec);
-                    }
-                }
+                let chunks = footer.frames.iter().filter(|frame| frame.class == Class::Chunk);
+                let places = chunks.map(|frame| frame.location(pack.pack)).filter(|place| pack.covers(place));
+                known.learn(Whose::Base, places.map(|place| chunk(&place)).collect()).await;
             }
         }
-        if chunks.forgotten() > 0 {
-            tracing::warn!(chunks = chunks.forgotten(), "the last snapshot has more chunks than are kept in mind");
-        }
-        chunks
     }
 }

@@ -19,6 +19,13 @@ pub(crate) const PACK_EXTRA: u64 = 1 << 20;
 /// Room for the tree while it is written.
 const TREE_ROOM: u64 = 4 << 20;
 
+/// The index of known chunks has so much at most: its tables hold 114,688 chunks of the session, 14 GiB of a database, and
+/// 57,344 of the base before it writes to scratch.
+const INDEX: u64 = 25 << 20;
+
+/// The index of a run with a small share.
+const MODEST_INDEX: u64 = 4 << 20;
+
 /// The packs of a run with a small share.
 const MODEST_PACK: u64 = 16 << 20;
 
@@ -34,6 +41,8 @@ pub(crate) struct Needs {
     pub(crate) threads: usize,
     /// Bytes of a pack.
     pub(crate) pack: u64,
+    /// Bytes of the index of known chunks.
+    pub(crate) index: u64,
     extent: u64,
     /// What a compressor keeps for itself.
     compressor: u64,
@@ -50,7 +59,8 @@ impl Needs {
         budget: &ByteBudget,
     ) -> Needs {
         let compressor = compression.memory(extent_size as usize);
-        let needs = Needs { threads: 1, pack: u64::from(pack_size), extent: u64::from(extent_size), compressor };
+        let index = (budget.capacity() / 7).clamp(MODEST_INDEX, INDEX);
+        let needs = Needs { threads: 1, pack: u64::from(pack_size), index, extent: u64::from(extent_size), compressor };
         let most = usize::try_from((budget.capacity() / 5).saturating_sub(CHUNK_ROOM) / needs.per_thread())
             .unwrap_or(usize::MAX);
         Needs { threads: threads.min(most).max(1), ..needs }
@@ -58,7 +68,8 @@ impl Needs {
 
     /// The smaller share.
     pub(crate) fn modest(self) -> Needs {
-        Needs { threads: self.threads.min(MODEST_THREADS), pack: self.pack.min(MODEST_PACK), ..self }
+        let (threads, pack) = (self.threads.min(MODEST_THREADS), self.pack.min(MODEST_PACK));
+        Needs { threads, pack, index: self.index.min(MODEST_INDEX), ..self }
     }
 
     fn per_thread(&self) -> u64 {
@@ -72,7 +83,12 @@ impl Needs {
 
     /// All that the run cannot do without.
     pub(crate) fn total(&self) -> u64 {
-        self.threads as u64 * self.per_thread() + CHUNK_ROOM + TREE_ROOM + STRUCTURE_ROOM + self.pack_room()
+        self.threads as u64 * self.per_thread()
+            + self.index
+            + CHUNK_ROOM
+            + TREE_ROOM
+            + STRUCTURE_ROOM
+            + self.pack_room()
     }
 
     /// Takes the full share, or, when it does not get free in time, the smaller one.
@@ -99,7 +115,7 @@ mod tests {
 
     #[test]
     fn an_agents_budget_holds_a_full_run_with_two_packs_and_a_modest_one() {
-        let budget = ByteBudget::new(160 * MIB);
+        let budget = ByteBudget::new(192 * MIB);
         for threads in [1, 2, 8, 64] {
             let full = Needs::full(threads, 128 << 10, 64 << 20, Compression::default(), &budget);
             let both = full.total() + full.modest().total();
@@ -109,7 +125,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_run_that_finds_no_room_takes_less() {
-        let budget = ByteBudget::new(160 * MIB);
+        let budget = ByteBudget::new(192 * MIB);
         let full = Needs::full(2, 128 << 10, 64 << 20, Compression::default(), &budget);
         let (first, held) = full.take(&budget).await.unwrap();
         assert_eq!((first, held.bytes()), (full, full.total()));

@@ -215,11 +215,7 @@ impl Context {
 
     /// Makes the base's chunks known, once.
     pub(crate) async fn know_the_base(&self) {
-        let learn = async {
-            let chunks = self.base_chunks.read().await;
-            self.known.learn(chunks);
-        };
-        self.base_known.get_or_init(|| learn).await;
+        self.base_known.get_or_init(|| self.base_chunks.teach(&self.known)).await;
     }
 
     /// The engine said that this extent has not changed, and it has.

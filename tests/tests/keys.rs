@@ -4,11 +4,17 @@
 #[path = "keys/keyring.rs"]
 mod keyring;
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use breakwater_testkit::wait;
 use breakwater_tests::Fleet;
 use breakwater_tests::brctl::{number, rows, text};
 use breakwater_tests::source::sqlite_yaml;
 use keyring::{Scene, answer, fill, private};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn each_way_to_hold_a_key_restores() -> Result<()> {
@@ -136,6 +142,26 @@ async fn what_a_region_missed_is_finished_when_it_is_back() -> Result<()> {
     scene.fails(8, &[&recovery], &words).await?;
     scene.restores(&[&third], 1).await.context("the region that answers has the change")?;
     scene.fleet.region("west").give_back()?;
+
+    // An agent brings each region what it lacks, but not what was replaced while one was away.
+    let plain = |scene: &Scene, region: &str| -> BTreeSet<String> {
+        let names = scene.fleet.region(region).names("/keys/").into_keys();
+        names.filter(|name| !name.contains('.')).collect()
+    };
+    let replaced = plain(&scene, "west");
+    ensure!(replaced.len() >= 2 && plain(&scene, "east").is_empty(), "the scene: west missed the change");
+    scene.fleet.agent().start()?;
+    scene.fleet.agent_is("db-1", "connected").await;
+    scene.back_up(3).await?;
+    wait::until_true("the regions to be compared", PATIENCE, async || {
+        let sealed =
+            |region: &str| scene.fleet.region(region).names("/keys/").keys().filter(|n| n.contains('.')).count();
+        sealed("west") == sealed("east")
+    })
+    .await;
+    scene.fleet.agent().stop().await?;
+    let back: Vec<String> = plain(&scene, "east").intersection(&replaced).cloned().collect();
+    ensure!(back.is_empty(), "what the removed key opens came back: {back:?}");
 
     let listed = scene.run(&[&third], &["key", "list"]).await?;
     ensure!(listed.code()? == 0 && listed.stderr.contains("west"), "what is left to do is said: {listed}");

@@ -144,7 +144,8 @@ async fn an_equal_stamp_means_that_nothing_is_read_and_chunks_are_found_where_th
     let lab = Lab::new(1).await;
     let behaviour = Behaviour { chunked: true, stamped: true, ..Behaviour::default() };
     let mut tree = Tree::default();
-    tree.directory("d").file("d/large", noise(1, 3 << 20)).file("d/empty", Vec::new());
+    // Where a file is cut depends on a key that is drawn anew each time; this long, it has several chunks whatever the key is.
+    tree.directory("d").file("d/large", noise(1, 16 << 20)).file("d/empty", Vec::new());
     for n in 0..300 {
         tree.file(&format!("d/small{n:03}"), text(n, 3000));
     }
@@ -171,7 +172,7 @@ async fn an_equal_stamp_means_that_nothing_is_read_and_chunks_are_found_where_th
     moved.file("d/large", longer);
     let third = lab.backup(FakeSession::behaving(&moved, behaviour)).await;
     assert_references(&lab, &third).await;
-    assert!(third.totals.new < 5 << 20 && third.totals.read < 4 << 20, "{:?}", third.totals);
+    assert!(third.totals.new < 9 << 20 && third.totals.read < 17 << 20, "{:?}", third.totals);
     assert!(third.totals.unchanged > 3000, "{:?}", third.totals);
     let (restored, _) = lab.restore(&third.manifest).await;
     assert_eq!(restored, moved);

@@ -14,6 +14,9 @@ use crate::rules::{Rule, Said};
 use crate::settings::FilesSettings;
 use crate::walk::{is_cache, is_elsewhere};
 
+/// The longest path that Linux takes in one call (`PATH_MAX` of `limits.h`); the work grows with its square.
+const PATH_MAX: usize = 4096;
+
 /// The answer, as a document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
@@ -37,6 +40,10 @@ pub struct Explanation {
 
 /// Explains `path`, which is absolute, or as a snapshot shows it. A slash at the end says that it is a directory. Blocking.
 pub fn explain(settings: &FilesSettings, path: &str) -> Result<Explanation, EngineError> {
+    if path.len() > PATH_MAX {
+        let what = format!("a path of {} bytes; at most {PATH_MAX} can be asked about", path.len());
+        return Err(EngineError::new(EngineErrorKind::Invalid, what));
+    }
     let judge = Judge::of(settings)?;
     let opened = roots::open(settings)?;
     let (root, relative) = find(settings, &opened, path)?;

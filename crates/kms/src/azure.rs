@@ -1,6 +1,6 @@
 //! Azure Key Vault: `azure-kv:https://VAULT.vault.azure.net/keys/NAME`, an RSA key of 2048 bits or more. An access token
 //! comes from the file that `BREAKWATER_AZURE_TOKEN_FILE` names, or from the machine's managed identity. Standard vaults have
-//! no symmetric keys and RSA-OAEP-256 binds nothing, so the service wraps the key of an [envelope](crate::envelope).
+//! no symmetric keys and RSA-OAEP-256 binds nothing, so the service wraps the key of an [`crate::envelope`].
 
 use std::sync::Arc;
 

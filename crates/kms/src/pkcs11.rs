@@ -1,6 +1,6 @@
 //! PKCS#11, as hardware security modules speak it: `pkcs11:module=/path/to/module.so;token=LABEL;object=LABEL`. The object is
 //! an RSA key pair; the PIN comes from the file that `BREAKWATER_PKCS11_PIN_FILE` names. RSA-OAEP (SHA-1, the only one that
-//! every module has; OAEP does not rely on its collision resistance) wraps the key of an [envelope](crate::envelope).
+//! every module has; OAEP does not rely on its collision resistance) wraps the key of an [`crate::envelope`].
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

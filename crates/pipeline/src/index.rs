@@ -1,7 +1,7 @@
 //! Where chunks lie: an index of any size in a fixed amount of memory.
 //!
 //! New entries gather in a table in memory; a full table becomes a sorted *run* on disk ([`run`]), and runs of like size are
-//! merged ([`merge`]), so that a lookup asks few of them. Each run has a filter ([`filter`]) that spares most of those
+//! merged (`index/merge.rs`), so that a lookup asks few of them. Each run has a filter ([`filter`]) that spares most of those
 //! questions: a chunk that no run knows costs one page of a filter per run, one that a run knows two pages more. Everything on
 //! disk is read a page at a time through a small cache ([`page`]); nothing is mapped.
 //!

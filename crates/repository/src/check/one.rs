@@ -289,29 +289,44 @@ impl Looking<'_> {
         Ok(())
     }
 
-    /// Where the frames of a pack are now, if somebody moved them.
+    /// Where the frames of a pack are now, if somebody moved them. A mover that was stopped leaves a record too, so one whose
+    /// packs are all there, or have moved on, is taken before others.
     async fn moved(&self, kind: KeyKind, pack: PackId) -> Option<Vec<PackId>> {
-        let word = match kind {
-            KeyKind::Content => "data",
-            KeyKind::Structure => "meta",
-        };
-        let prefix = format!("{}{word}-{pack}.", ObjectName::meta_prefix(self.source, "moved"));
-        let names = self.repository.names(&self.order, &prefix).await.ok()?;
-        for key in names.objects.keys() {
-            let Some(name @ ObjectName::Moved { .. }) = ObjectName::parse(key) else { continue };
-            let ObjectName::Moved { kind: of, pack: from, .. } = &name else { continue };
-            if (*of, *from) != (kind, pack) {
-                continue;
-            }
-            let decode =
-                |bytes: &[u8]| self.repository.open_record::<Moved>(self.source, RecordKind::Moved, &name, bytes);
-            if let Ok((moved, _)) = self.repository.fetch(&self.order, &name, decode).await
-                && moved.check(&name).is_ok()
-            {
-                return Some(moved.to);
+        let records = self.moves_of(kind, pack).await;
+        for record in records.iter().filter(|record| !record.to.is_empty()) {
+            if self.all_there(kind, &record.to).await {
+                return Some(record.to.clone());
             }
         }
-        None
+        records.into_iter().find(|record| record.to.is_empty()).map(|record| record.to)
+    }
+
+    async fn all_there(&self, kind: KeyKind, packs: &[PackId]) -> bool {
+        for pack in packs {
+            let key = self.name(kind, *pack).to_string();
+            let there = async { within(READ_DEADLINE, self.region.ready().await?.head(&key)).await };
+            let gone = matches!(there.await, Err(trouble) if trouble.is_not_found());
+            if gone && self.moves_of(kind, *pack).await.is_empty() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What movers say of a pack.
+    async fn moves_of(&self, kind: KeyKind, pack: PackId) -> Vec<Moved> {
+        let prefix = ObjectName::moved_prefix(self.source, kind, pack);
+        let Ok(names) = self.repository.names(&self.order, &prefix).await else { return Vec::new() };
+        let mut records = Vec::new();
+        for name in names.objects.keys().filter_map(|key| ObjectName::parse(key)) {
+            let decode =
+                |bytes: &[u8]| self.repository.open_record::<Moved>(self.source, RecordKind::Moved, &name, bytes);
+            match self.repository.fetch(&self.order, &name, decode).await {
+                Ok((moved, _)) if moved.check(&name).is_ok() => records.push(moved),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        records
     }
 }
 

@@ -135,10 +135,10 @@ pub struct Bound {
 
 impl Bound {
     /// Room for an error's text and a few tables, and for what other threads of the test program do meanwhile.
-    pub const SMALL: Bound = Bound { base: 256 << 10, per_byte: 32 };
+    pub const SMALL: Bound = Bound { base: 1 << 20, per_byte: 32 };
 
     /// For JSON and YAML, whose trees are larger than their text.
-    pub const TREE: Bound = Bound { base: 512 << 10, per_byte: 400 };
+    pub const TREE: Bound = Bound { base: 2 << 20, per_byte: 400 };
 
     /// Runs `parse` on `bytes` and fails where it takes more.
     pub fn hold(self, bytes: &[u8], parse: impl FnOnce(&[u8])) {

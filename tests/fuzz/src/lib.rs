@@ -7,7 +7,7 @@
 //! prints the smallest input and `BOLERO_RANDOM_SEED`, which repeats it. `cargo bolero test NAME` runs the same targets under libFuzzer
 //! where a compiler with sanitizers is installed.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bolero::TypeGenerator;
@@ -16,8 +16,13 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Targets are run one at a time: the allocator counts what the whole process holds.
+/// Targets are run one at a time, from their seeds to their last input: the allocator counts what the whole process holds.
 static ALONE: Mutex<()> = Mutex::new(());
+
+/// Waits until no other target runs.
+pub fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// No input of a few hundred KiB may keep a parser busy for longer, however slow the machine is.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -134,15 +139,14 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Room for an error's text and a few tables, and for what other threads of the test program do meanwhile.
-    pub const SMALL: Bound = Bound { base: 1 << 20, per_byte: 32 };
+    /// Room for an error's text and a few tables.
+    pub const SMALL: Bound = Bound { base: 256 << 10, per_byte: 32 };
 
     /// For JSON and YAML, whose trees are larger than their text.
-    pub const TREE: Bound = Bound { base: 2 << 20, per_byte: 400 };
+    pub const TREE: Bound = Bound { base: 512 << 10, per_byte: 400 };
 
     /// Runs `parse` on `bytes` and fails where it takes more.
     pub fn hold(self, bytes: &[u8], parse: impl FnOnce(&[u8])) {
-        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         MEMORY.reset_peak_usage();
         let (before, begun) = (MEMORY.current_usage(), Instant::now());
         parse(bytes);
@@ -161,6 +165,7 @@ macro_rules! targets {
             $(#[$attribute])*
             #[test]
             fn $name() {
+                let _alone = $crate::alone();
                 let seeds: Vec<Vec<u8>> = $seeds;
                 let bound: $crate::Bound = $bound;
                 for seed in &seeds {

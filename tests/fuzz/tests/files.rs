@@ -94,12 +94,12 @@ targets! {
     files_of_rules(vec![b"# comment\n\n*.log\n!keep.log\n".to_vec(), b"\xFF\xFE".to_vec()], PATTERNS, |bytes| judge_file(short(bytes)));
     tags_of_caches(
         vec![b"Signature: 8a477f597d28d172789f06886806bc55\n# made by a test\n".to_vec()],
-        PATTERNS,
+        Bound::SMALL,
         |bytes| tag(bytes)
     );
     paths_to_explain(
         vec![b"docs/cache/x".to_vec(), b"docs/../../etc/passwd".to_vec(), b"/etc/passwd".to_vec(), b"docs/a\0b".to_vec()],
-        PATTERNS,
+        Bound::SMALL,
         |bytes| ask(&text(short(bytes)))
     );
 }

@@ -335,6 +335,7 @@ fn read_descriptor(bytes: &[u8]) {
 
 #[test]
 fn the_seeds_are_good_ones() {
+    let _alone = breakwater_fuzz::alone();
     for bytes in key_files() {
         with_file(&bytes, |path| assert!(key_kind(path).is_ok(), "{}", text(&bytes)));
     }

@@ -153,7 +153,7 @@ async fn without_a_controller(bench: &Bench, snapshot: &str) -> Result<()> {
     says(offline(recovery, &region, &["restore", "run", "--latest", "--target", &target]).await?, 4, &target)?;
     says(offline("data/keys/writer.json", &region, &latest).await?, 3, "writer")?;
     says(offline("absent.key", &region, &latest).await?, 6, "absent.key")?;
-    says(offline("app.yaml", &region, &latest).await?, 2, "app.yaml")?;
+    says(offline("app.yaml", &region, &latest).await?, 3, "app.yaml")?;
     let unknown = ["restore", "run", "--source", "other", "--latest", "--target", &elsewhere];
     says(offline(recovery, &region, &unknown).await?, 6, "`other`")?;
     let unknown = ["restore", "run", "--snapshot", "00ff00ff", "--target", &elsewhere];

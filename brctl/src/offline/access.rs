@@ -43,7 +43,12 @@ pub(super) async fn access(settings: &OfflineSettings, places: &[Place]) -> Resu
         return Ok(Access::Recipient(unwrapped(first, &Holders::read(places).await?).await?));
     }
     let path = Path::new(first);
-    match key_kind(path)? {
+    let kind = key_kind(path);
+    // A grant is sealed, so it may lie open; of everything else, what others can read is refused before what it holds is judged.
+    if !matches!(kind, Ok(KeyKind::Grant)) {
+        check_private(path)?;
+    }
+    match kind? {
         KeyKind::Share => {
             let mut shares = Vec::new();
             for name in &settings.keys {

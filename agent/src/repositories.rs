@@ -16,13 +16,13 @@ use breakwater_repository::regions::{RegionOptions, RegionSet, Role};
 use breakwater_repository::session::RegionWriter;
 use breakwater_repository::{Access, Place, RegionState, Repository};
 use breakwater_runtime::{RetryPolicy, TaskGroup};
-use breakwater_storage::Storage;
 use tokio_util::sync::CancellationToken;
 
 use crate::durable;
 use crate::error::AgentError;
 use crate::keyring::{Keyring, Keys};
 use crate::session::outbox::Outbox;
+use crate::wiring;
 
 /// Tries of one call on a place; longer outages are bridged by debts and the spool.
 const RETRY: RetryPolicy = RetryPolicy::new(3, Duration::from_millis(100), Duration::from_secs(1));
@@ -145,7 +145,7 @@ impl Repositories {
         needs: &str,
     ) -> Result<Repository, AgentError> {
         let inner = &self.inner;
-        let mut places = places(spec, &inner.entropy)?;
+        let mut places = places(spec, &inner.entropy).await?;
         let id = identify(&spec.name, &places).await?;
         let keys = inner.keyring.of(id)?;
         let access = choose(&keys).ok_or_else(|| no_key(id, needs, &inner.keyring))?;
@@ -217,8 +217,10 @@ fn no_key(repository: RepositoryId, needs: &str, keyring: &Keyring) -> AgentErro
 }
 
 /// The places of a specification: traced, and tried again while they do not answer.
-pub fn places(spec: &v1::RepositorySpec, entropy: &Arc<dyn Entropy>) -> Result<Vec<Place>, AgentError> {
-    let place = |region: &v1::RegionSpec| {
+pub async fn places(spec: &v1::RepositorySpec, entropy: &Arc<dyn Entropy>) -> Result<Vec<Place>, AgentError> {
+    let kinds = wiring::places();
+    let mut places = Vec::with_capacity(spec.regions.len());
+    for region in &spec.regions {
         let role = match region.role.as_str() {
             "sync" | "" => Role::Sync,
             "async" => Role::Async,
@@ -227,12 +229,14 @@ pub fn places(spec: &v1::RepositorySpec, entropy: &Arc<dyn Entropy>) -> Result<V
                 return Err(AgentError::Invalid(format!("region `{}` has the unknown role `{other}`", region.name)));
             }
         };
-        let storage = Storage::open_existing(&region.url)
+        let storage = kinds
+            .open_existing(&region.url)
+            .await
             .map_err(|source| AgentError::Storage { region: region.name.clone(), source })?;
         let storage = storage.traced(&region.name).with_retry(RETRY, Arc::clone(entropy));
-        Ok(Place::new(&region.name, role, storage))
-    };
-    spec.regions.iter().map(place).collect()
+        places.push(Place::new(&region.name, role, storage));
+    }
+    Ok(places)
 }
 
 /// Asks the places which repository they belong to; the first answer counts, and opening compares the others with it.

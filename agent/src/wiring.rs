@@ -1,4 +1,4 @@
-//! Which engines there are: the only place of this program that names them.
+//! Which engines and which kinds of places there are: the only part of this program that names them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use breakwater_engine_postgres::connection::ConnectionSettings;
 use breakwater_engine_postgres::wal::{SegmentSize, WalFileName};
 use breakwater_engine_postgres::{PostgresEngine, PostgresRestorer, PostgresSettings, Protect};
 use breakwater_engine_sqlite::{SqliteEngine, SqliteRestorer, SqliteSettings};
+use breakwater_storage::Places;
 use serde::Deserialize;
 
 use crate::error::AgentError;
@@ -22,6 +23,11 @@ pub enum GivesWay {
     Archive,
     /// The database, once its disk is full.
     Database,
+}
+
+/// The kinds of places that regions may lie in.
+pub fn places() -> Places {
+    Places::local()
 }
 
 /// An engine made of a source's settings.

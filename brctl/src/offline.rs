@@ -18,7 +18,6 @@ use breakwater_repository::format::open::SourceRecord;
 use breakwater_repository::regions::Role;
 use breakwater_repository::{Place, RegionState, Repository};
 use breakwater_runtime::{SystemClock, SystemEntropy};
-use breakwater_storage::Storage;
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -39,10 +38,11 @@ pub(crate) struct Glass {
 impl Glass {
     /// Opens the repository that the settings name, and says which of its regions cannot be used.
     pub(crate) async fn open(settings: &OfflineSettings, output: &Output) -> Result<Self, Failure> {
+        let kinds = breakwater_agent::wiring::places();
         let mut places = Vec::new();
         for (name, url) in &settings.regions {
-            let storage =
-                Storage::open_existing(url).map_err(|error| Failure::from(error).doing(format!("region {name}")))?;
+            let opened = kinds.open_existing(url).await;
+            let storage = opened.map_err(|error| Failure::from(error).doing(format!("region {name}")))?;
             places.push(Place::new(name, Role::Sync, storage));
         }
         let access = access::access(settings, &places).await?;

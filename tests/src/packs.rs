@@ -8,7 +8,7 @@ use breakwater_crypto::{ChunkId, WriterKey};
 use breakwater_repository::regions::Role;
 use breakwater_repository::{Access, Class, ObjectName, PackId, Place, Repository};
 use breakwater_runtime::{SystemClock, SystemEntropy};
-use breakwater_storage::Storage;
+use breakwater_storage::Places;
 
 use crate::Fleet;
 
@@ -40,7 +40,7 @@ impl Fleet {
     pub async fn packs(&self) -> Result<Packs> {
         let mut places = Vec::new();
         for region in self.regions() {
-            let storage = Storage::open_existing(&region.url()).context("open a region")?;
+            let storage = Places::local().open_existing(&region.url()).await.context("open a region")?;
             places.push(Place::new(region.name(), Role::Sync, storage));
         }
         let access = Access::Writer(WriterKey::read(&self.key("writer")).context("read the writer key")?);

@@ -49,7 +49,7 @@ fn copy(golden: &Path) -> tempfile::TempDir {
 }
 
 async fn open(copy: &Path, access: Access) -> Repository {
-    let storage = Storage::open_existing(&format!("file://{}", copy.join("region").display())).unwrap();
+    let storage = Storage::file_system(&copy.join("region")).unwrap();
     let places = vec![Place::new("golden", Role::Sync, storage)];
     Repository::open(places, access, Arc::new(SystemClock), Arc::new(SystemEntropy)).await.unwrap()
 }

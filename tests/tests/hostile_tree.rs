@@ -15,7 +15,7 @@ use breakwater_repository::{
     SessionIntent,
 };
 use breakwater_runtime::{SystemClock, SystemEntropy};
-use breakwater_storage::Storage;
+use breakwater_storage::Places;
 use breakwater_testkit::tree::tree_hash;
 use breakwater_tests::fleet::AGENT;
 use breakwater_tests::source::plan_yaml;
@@ -31,7 +31,7 @@ struct Thief {
 
 impl Thief {
     async fn new(fleet: &Fleet) -> Result<Thief> {
-        let storage = Storage::open_existing(&fleet.region("east").url()).context("open the region")?;
+        let storage = Places::local().open_existing(&fleet.region("east").url()).await.context("open the region")?;
         let places = vec![Place::new("east", Role::Sync, storage)];
         let access = Access::Writer(WriterKey::read(&fleet.key("writer")).context("read the writer key")?);
         let repository = Repository::open(places, access, Arc::new(SystemClock), Arc::new(SystemEntropy)).await?;

@@ -11,7 +11,7 @@ use breakwater_repository::format::manifest::Manifest;
 use breakwater_repository::regions::Role;
 use breakwater_repository::{Access, Place, Repository, Selector};
 use breakwater_runtime::{SystemClock, SystemEntropy};
-use breakwater_storage::Storage;
+use breakwater_storage::Places;
 use breakwater_testkit::process::{Program, bin_dir};
 use breakwater_testkit::tree::tree_hash;
 use breakwater_testkit::user::is_root;
@@ -42,7 +42,7 @@ fn agent_held_back(fleet: &Fleet) -> Result<Part> {
 
 /// The manifest of the newest snapshot, read from one region with the writer key.
 async fn newest_manifest(fleet: &Fleet, region: &str) -> Result<Manifest> {
-    let storage = Storage::open_existing(&fleet.region(region).url()).context("open a region")?;
+    let storage = Places::local().open_existing(&fleet.region(region).url()).await.context("open a region")?;
     let places = vec![Place::new(region, Role::Sync, storage)];
     let access = Access::Writer(WriterKey::read(&fleet.key("writer")).context("read the writer key")?);
     let repository = Repository::open(places, access, Arc::new(SystemClock), Arc::new(SystemEntropy)).await?;

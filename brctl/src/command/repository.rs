@@ -10,7 +10,6 @@ use breakwater_proto::v1::repository_work::Work;
 use breakwater_repository::regions::Role;
 use breakwater_repository::{CreateOptions, Created, Place, Repository};
 use breakwater_runtime::{SystemClock, SystemEntropy};
-use breakwater_storage::Storage;
 use serde_json::{Value, json};
 
 use crate::args::Format;
@@ -187,9 +186,10 @@ pub(crate) async fn make(
         return Err(Failure::usage(format!("--commit {commit} is not between 1 and the {} regions", named.len())));
     }
     check_key_files(keys)?;
+    let kinds = breakwater_agent::wiring::places();
     let mut places = Vec::new();
     for (name, url) in &named {
-        let storage = Storage::open(url).map_err(|error| {
+        let storage = kinds.open_fresh(url).await.map_err(|error| {
             let hint = "the directory above it must be there: mount it, or make it first";
             Failure::from(error).doing(format!("region {name}")).hint(hint)
         })?;

@@ -7,13 +7,19 @@ use std::ops::Range;
 use async_trait::async_trait;
 use breakwater_core::Timestamp;
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use crate::{Payload, StorageError, StorageErrorKind};
+use crate::{
+    Availability, Features, Payload, Placement, Protection, Retention, StorageError, StorageErrorKind, Thaw, Tier,
+};
 
 /// Objects in the byte order of their keys. Ends after the first error; only an end without error means that the list is
 /// whole.
 pub type Listing = BoxStream<'static, Result<ObjectMeta, StorageError>>;
+
+/// How many objects are deleted at once where the place deletes them one by one.
+const DELETES_AT_ONCE: usize = 16;
 
 /// What is known about an object without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +30,17 @@ pub struct ObjectMeta {
     pub size: u64,
     /// When it was created, by the clock of the place that holds it.
     pub modified: Timestamp,
+    /// Its tier.
+    pub tier: Tier,
+    /// Whether it can be read now.
+    pub availability: Availability,
+}
+
+impl ObjectMeta {
+    /// A hot object that can be read.
+    pub fn new(key: impl Into<String>, size: u64, modified: Timestamp) -> ObjectMeta {
+        ObjectMeta { key: key.into(), size, modified, tier: Tier::Hot, availability: Availability::Ready }
+    }
 }
 
 /// What can be asked of a backend.
@@ -47,6 +64,20 @@ pub enum Operation {
     ListDirectories,
     /// [`Backend::delete`].
     Delete,
+    /// [`Backend::delete_many`].
+    DeleteMany,
+    /// [`Backend::features`].
+    Features,
+    /// [`Backend::protection`].
+    Protection,
+    /// [`Backend::retain`].
+    Retain,
+    /// [`Backend::hold`].
+    Hold,
+    /// [`Backend::set_tier`].
+    SetTier,
+    /// [`Backend::thaw`].
+    Thaw,
 }
 
 impl Operation {
@@ -62,6 +93,13 @@ impl Operation {
             Operation::List => "list",
             Operation::ListDirectories => "list the directories of",
             Operation::Delete => "delete",
+            Operation::DeleteMany => "delete many of",
+            Operation::Features => "find out what is offered by",
+            Operation::Protection => "look up the locks of",
+            Operation::Retain => "lock",
+            Operation::Hold => "hold",
+            Operation::SetTier => "move to another tier",
+            Operation::Thaw => "thaw",
         }
     }
 }
@@ -82,12 +120,14 @@ pub trait Backend: Send + Sync + Debug + 'static {
     /// The place, for people: `file:///srv/r1`. Holds no secret.
     fn location(&self) -> &str;
 
-    /// Creates an object, durable once this answers `Ok`. Of any number of callers with one key, in any process, one wins;
+    /// Creates an object kept as `placement` says, durable once this answers `Ok`. Of any number of callers with one key, in any process, one wins;
     /// the others get [`AlreadyExists`](StorageErrorKind::AlreadyExists). After any other error it is unknown whether the
-    /// object was created.
-    async fn create(&self, key: &str, payload: Payload) -> Result<(), StorageError>;
+    /// object was created. A placement that the place cannot keep is [`Unsupported`](StorageErrorKind::Unsupported), and
+    /// nothing is created.
+    async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError>;
 
-    /// The whole object.
+    /// The whole object. One that must be thawed first is [`Archived`](StorageErrorKind::Archived), here and in every other
+    /// read.
     async fn get(&self, key: &str) -> Result<Bytes, StorageError>;
 
     /// Exactly the bytes of `range`; [`Corrupt`](StorageErrorKind::Corrupt) when the object is shorter.
@@ -106,8 +146,57 @@ pub trait Backend: Send + Sync + Debug + 'static {
     /// The names directly below `prefix`, which is empty or ends with `/`, that have objects below them; in byte order.
     async fn list_directories(&self, prefix: &str) -> Result<Vec<String>, StorageError>;
 
-    /// Deletes the object; `Ok` also when there was none. After an error it is unknown whether it is gone.
+    /// Deletes the object with all its versions; `Ok` also when there was none, and
+    /// [`Locked`](StorageErrorKind::Locked) when the place keeps it. After any other error it is unknown whether it is gone.
     async fn delete(&self, key: &str) -> Result<(), StorageError>;
+
+    /// Deletes each of `keys` like [`delete`](Backend::delete), in as few calls as the place allows; the answers are in the
+    /// order of the keys.
+    async fn delete_many(&self, keys: &[String]) -> Vec<Result<(), StorageError>> {
+        let deletes = keys.iter().cloned().map(|key| async move { self.delete(&key).await });
+        futures::stream::iter(deletes).buffered(DELETES_AT_ONCE).collect().await
+    }
+
+    /// What the place offers as it is set up now.
+    async fn features(&self) -> Result<Features, StorageError> {
+        Ok(Features::default())
+    }
+
+    /// What keeps the object from being deleted.
+    async fn protection(&self, key: &str) -> Result<Protection, StorageError> {
+        Err(self.unsupported(Operation::Protection, key))
+    }
+
+    /// Locks the object, or makes its lock longer. One that would make it shorter or weaker is
+    /// [`Locked`](StorageErrorKind::Locked).
+    async fn retain(&self, key: &str, retention: Retention) -> Result<(), StorageError> {
+        let _: Retention = retention;
+        Err(self.unsupported(Operation::Retain, key))
+    }
+
+    /// Holds the object, or lifts its hold.
+    async fn hold(&self, key: &str, held: bool) -> Result<(), StorageError> {
+        let _: bool = held;
+        Err(self.unsupported(Operation::Hold, key))
+    }
+
+    /// Moves the object to another tier. Moves out of the archive are thaws that last: the object is readable when its
+    /// [`availability`](ObjectMeta::availability) says so.
+    async fn set_tier(&self, key: &str, tier: Tier) -> Result<(), StorageError> {
+        let _: Tier = tier;
+        Err(self.unsupported(Operation::SetTier, key))
+    }
+
+    /// Begins to make an archived object readable; `Ok` also when that was begun before or it can be read already.
+    async fn thaw(&self, key: &str, thaw: Thaw) -> Result<(), StorageError> {
+        let _: Thaw = thaw;
+        Err(self.unsupported(Operation::Thaw, key))
+    }
+
+    /// That the place does not offer `operation`.
+    fn unsupported(&self, operation: Operation, key: &str) -> StorageError {
+        StorageError::new(StorageErrorKind::Unsupported, operation, self.location(), key)
+    }
 }
 
 /// The trouble of an object of `size` bytes that does not hold `range`; `None` when it does.

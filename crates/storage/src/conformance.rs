@@ -5,12 +5,18 @@
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Duration;
 
+use breakwater_core::{Clock, Timestamp};
+use breakwater_runtime::SystemClock;
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::{FutureExt, TryStreamExt};
 
-use crate::{Payload, Storage, StorageError, StorageErrorKind};
+use crate::{
+    Availability, LockMode, Payload, Placement, Protection, Retention, Storage, StorageError, StorageErrorKind, Thaw,
+    ThawSpeed,
+};
 
 /// Runs all cases, each on a store of its own.
 pub async fn run(make: impl AsyncFn() -> Storage) {
@@ -21,6 +27,10 @@ pub async fn run(make: impl AsyncFn() -> Storage) {
     long_list(&make().await).await;
     directories(&make().await).await;
     deletes(&make().await).await;
+    many_deletes(&make().await).await;
+    locks(&make().await).await;
+    holds(&make().await).await;
+    tiers(&make().await).await;
     nested_keys(&make().await).await;
     bad_keys(&make().await).await;
     large_payload(&make().await).await;
@@ -178,14 +188,130 @@ async fn deletes(storage: &Storage) {
     assert_eq!(storage.get("data/a").await.expect("get"), [3][..]);
 }
 
+/// A key below or above that of another object: a place with directories refuses it, one without takes it. Nobody may be
+/// surprised by either, so nothing else changes.
 async fn nested_keys(storage: &Storage) {
     create(storage, "a/b", vec![1]).await;
-    assert_eq!(kind("below an object", storage.create("a/b/c", vec![2].into()).await), StorageErrorKind::Invalid);
-    assert_eq!(kind("above an object", storage.create("a", vec![2].into()).await), StorageErrorKind::Invalid);
+    for (key, where_it_is) in [("a/b/c", "below"), ("a", "above")] {
+        match storage.create(key, vec![2].into()).await {
+            Ok(()) => storage.delete(key).await.expect("delete"),
+            Err(error) => assert_eq!(error.kind, StorageErrorKind::Invalid, "{where_it_is} an object: {error:?}"),
+        }
+        assert_eq!(storage.get("a/b").await.expect("get"), [1][..]);
+    }
     assert_eq!(keys(storage, "").await, ["a/b"]);
     storage.delete("a/b").await.expect("delete");
     create(storage, "a", vec![2]).await;
     assert_eq!(keys(storage, "").await, ["a"]);
+}
+
+async fn many_deletes(storage: &Storage) {
+    let all: Vec<String> = (0..40).map(|n| format!("data/{n:02}")).collect();
+    for key in &all {
+        create(storage, key, vec![1]).await;
+    }
+    let (gone, left) = all.split_at(35);
+    let mut asked = gone.to_vec();
+    asked.push("data/never".to_owned());
+    let answers = storage.delete_many(&asked).await;
+    assert_eq!(answers.len(), asked.len(), "one answer for each key");
+    for (key, answer) in asked.iter().zip(answers) {
+        answer.unwrap_or_else(|error| panic!("delete of {key}: {error:?}"));
+    }
+    assert_eq!(keys(storage, "").await, left);
+    assert!(storage.delete_many(&[]).await.is_empty());
+}
+
+/// How long a lock of these tests lasts beyond the test: long enough for the slowest place.
+const LOCKED: Duration = Duration::from_secs(24 * 3600);
+
+fn until(after: Duration) -> Timestamp {
+    // Whole seconds, since some places keep no more.
+    let micros = SystemClock.now().as_micros() + i64::try_from(after.as_micros()).expect("a short time");
+    Timestamp::from_micros(micros - micros.rem_euclid(1_000_000))
+}
+
+/// A lock set with the object binds from the start, can be made longer and not shorter, and refuses deletion without any
+/// harm to what others delete. Only where the place has locks.
+async fn locks(storage: &Storage) {
+    if !storage.features().await.expect("features").locks {
+        return;
+    }
+    let backend = storage.backend();
+    let retention = |mode, after| Retention { mode, until: until(after) };
+    let locked = retention(LockMode::Compliance, LOCKED);
+    let placement = Placement { retention: Some(locked), ..Placement::default() };
+    backend.create("data/locked", vec![1].into(), &placement).await.expect("create with a lock");
+    create(storage, "data/free", vec![1]).await;
+    let protection = storage.protection("data/locked").await.expect("protection");
+    assert_eq!(protection, Protection { retention: Some(locked), held: false });
+    assert_eq!(storage.protection("data/free").await.expect("protection"), Protection::default());
+    assert_eq!(kind("nothing there", storage.protection("data/none").await), StorageErrorKind::NotFound);
+    let both = ["data/locked".to_owned(), "data/free".to_owned()];
+    assert_eq!(kind("locked", storage.delete("data/locked").await), StorageErrorKind::Locked);
+    let mut answers = storage.delete_many(&both).await.into_iter();
+    assert_eq!(kind("locked", answers.next().expect("an answer")), StorageErrorKind::Locked);
+    answers.next().expect("an answer").expect("what is not locked goes");
+    assert_eq!(storage.get("data/locked").await.expect("get"), [1][..]);
+    let longer = retention(LockMode::Compliance, 2 * LOCKED);
+    storage.retain("data/locked", longer).await.expect("a lock is made longer");
+    assert_eq!(storage.protection("data/locked").await.expect("protection").retention, Some(longer));
+    let shorter = storage.retain("data/locked", retention(LockMode::Compliance, LOCKED / 2)).await;
+    assert_eq!(kind("a lock is not made shorter", shorter), StorageErrorKind::Locked);
+    create(storage, "data/later", vec![1]).await;
+    storage.retain("data/later", locked).await.expect("a lock set later");
+    assert_eq!(kind("locked", storage.delete("data/later").await), StorageErrorKind::Locked);
+    let taken = kind("a lock does not free the name", storage.create("data/locked", vec![2].into()).await);
+    assert_eq!(taken, StorageErrorKind::AlreadyExists);
+}
+
+async fn holds(storage: &Storage) {
+    if !storage.features().await.expect("features").holds {
+        return;
+    }
+    create(storage, "data/held", vec![1]).await;
+    storage.hold("data/held", true).await.expect("hold");
+    assert!(storage.protection("data/held").await.expect("protection").held);
+    assert_eq!(kind("held", storage.delete("data/held").await), StorageErrorKind::Locked);
+    storage.hold("data/held", false).await.expect("lift the hold");
+    assert!(!storage.protection("data/held").await.expect("protection").held);
+    storage.delete("data/held").await.expect("delete");
+    assert_eq!(keys(storage, "").await, Vec::<String>::new());
+}
+
+/// Every tier that the place has is kept from the start and can be moved to; what is archived is read after a thaw.
+async fn tiers(storage: &Storage) {
+    let features = storage.features().await.expect("features");
+    let backend = storage.backend();
+    let tier = async |key: &str| storage.head(key).await.expect("head").tier;
+    for wanted in &features.tiers {
+        let key = format!("data/{wanted}");
+        let placement = Placement { tier: *wanted, ..Placement::default() };
+        backend.create(&key, vec![7; 300].into(), &placement).await.expect("create in a tier");
+        assert_eq!(tier(&key).await, *wanted);
+        let listed: Vec<_> = storage.list(&key).try_collect().await.expect("a list succeeds");
+        assert_eq!(listed, [storage.head(&key).await.expect("head")], "a list and a look agree");
+        let taken = backend.create(&key, vec![8].into(), &placement).await;
+        assert_eq!(kind("the name is taken", taken), StorageErrorKind::AlreadyExists);
+    }
+    for wanted in &features.tiers {
+        let key = format!("data/to-{wanted}");
+        create(storage, &key, vec![7; 300]).await;
+        storage.set_tier(&key, *wanted).await.expect("move");
+        assert_eq!(tier(&key).await, *wanted);
+    }
+    for key in features.tiers.iter().flat_map(|tier| [format!("data/{tier}"), format!("data/to-{tier}")]) {
+        if storage.head(&key).await.expect("head").availability == Availability::Archived {
+            assert_eq!(kind("archived", storage.get(&key).await), StorageErrorKind::Archived);
+            assert_eq!(kind("archived", storage.get_range(&key, 0..10).await), StorageErrorKind::Archived);
+            storage.thaw(&key, Thaw { days: 1, speed: ThawSpeed::Standard }).await.expect("thaw");
+            storage.thaw(&key, Thaw { days: 1, speed: ThawSpeed::Standard }).await.expect("thaw again");
+        }
+        // A real provider takes hours; the servers of tests thaw at once.
+        if storage.head(&key).await.expect("head").availability == Availability::Ready {
+            assert_eq!(storage.get(&key).await.expect("get"), vec![7; 300]);
+        }
+    }
 }
 
 async fn bad_keys(storage: &Storage) {

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 use breakwater_core::ErrorClass;
 
@@ -20,6 +21,14 @@ pub enum StorageErrorKind {
     Full,
     /// The place does not answer, or is not there. The same call may pass later.
     Unreachable,
+    /// The place asks to be left alone for a while: it is called too often. The same call may pass later.
+    Throttled,
+    /// The place keeps the object: a lock or a hold forbids to delete it, or to weaken what protects it.
+    Locked,
+    /// The object must be thawed before it can be read.
+    Archived,
+    /// The place does not offer that, or not as it is set up.
+    Unsupported,
     /// The request cannot be right here: a bad key, an unknown scheme, a place that cannot hold a region.
     Invalid,
     /// The object is not what was written, such as shorter than the range that is known to be in it.
@@ -39,6 +48,10 @@ impl StorageErrorKind {
             StorageErrorKind::Denied => "denied",
             StorageErrorKind::Full => "full",
             StorageErrorKind::Unreachable => "unreachable",
+            StorageErrorKind::Throttled => "throttled",
+            StorageErrorKind::Locked => "locked",
+            StorageErrorKind::Archived => "archived",
+            StorageErrorKind::Unsupported => "unsupported",
             StorageErrorKind::Invalid => "invalid",
             StorageErrorKind::Corrupt => "corrupt",
             StorageErrorKind::Cancelled => "cancelled",
@@ -52,7 +65,12 @@ impl StorageErrorKind {
             StorageErrorKind::NotFound => ErrorClass::NotFound,
             StorageErrorKind::AlreadyExists => ErrorClass::Conflict,
             StorageErrorKind::Denied => ErrorClass::Denied,
-            StorageErrorKind::Full | StorageErrorKind::Unreachable => ErrorClass::Unavailable,
+            StorageErrorKind::Full | StorageErrorKind::Unreachable | StorageErrorKind::Throttled => {
+                ErrorClass::Unavailable
+            }
+            StorageErrorKind::Locked | StorageErrorKind::Archived | StorageErrorKind::Unsupported => {
+                ErrorClass::Refused
+            }
             StorageErrorKind::Invalid => ErrorClass::Invalid,
             StorageErrorKind::Corrupt => ErrorClass::Corrupt,
             StorageErrorKind::Cancelled => ErrorClass::Cancelled,
@@ -69,6 +87,10 @@ impl fmt::Display for StorageErrorKind {
             StorageErrorKind::Denied => "not permitted",
             StorageErrorKind::Full => "no room left",
             StorageErrorKind::Unreachable => "cannot be reached",
+            StorageErrorKind::Throttled => "called too often",
+            StorageErrorKind::Locked => "locked",
+            StorageErrorKind::Archived => "must be thawed first",
+            StorageErrorKind::Unsupported => "not offered there",
             StorageErrorKind::Invalid => "not a valid request",
             StorageErrorKind::Corrupt => "damaged",
             StorageErrorKind::Cancelled => "cancelled",
@@ -88,6 +110,8 @@ pub struct StorageError {
     pub location: String,
     /// The object, or the prefix of a list; empty when it is the place itself.
     pub key: String,
+    /// How long the place asked to be left alone, where it said so.
+    pub retry_after: Option<Duration>,
     /// What the layer below said.
     pub source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -100,6 +124,7 @@ impl StorageError {
             operation: operation.as_str(),
             location: location.to_owned(),
             key: key.to_owned(),
+            retry_after: None,
             source: None,
         }
     }
@@ -108,6 +133,17 @@ impl StorageError {
     #[must_use]
     pub fn because(self, source: impl Into<Box<dyn Error + Send + Sync>>) -> StorageError {
         StorageError { source: Some(source.into()), ..self }
+    }
+
+    /// The same error with how long the place asked to be left alone.
+    #[must_use]
+    pub fn after(self, retry_after: Option<Duration>) -> StorageError {
+        StorageError { retry_after, ..self }
+    }
+
+    /// Whether the same call may pass later without anything being changed.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.kind, StorageErrorKind::Unreachable | StorageErrorKind::Throttled)
     }
 
     /// The kind of trouble.

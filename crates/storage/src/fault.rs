@@ -12,7 +12,10 @@ use futures::StreamExt;
 
 pub use rule::{Effect, Rule, RuleHandle};
 
-use crate::{Backend, Listing, ObjectMeta, Operation, Payload, StorageError, StorageErrorKind};
+use crate::{
+    Backend, Features, Listing, ObjectMeta, Operation, Payload, Placement, Protection, Retention, StorageError,
+    StorageErrorKind, Thaw, Tier,
+};
 
 /// A backend over another that does what its rules say. Rules are asked in the order in which they were added; every one
 /// that meets an operation has its effect. A clone shares the rules.
@@ -146,9 +149,9 @@ impl Backend for Fault {
         self.inner.location()
     }
 
-    async fn create(&self, key: &str, payload: Payload) -> Result<(), StorageError> {
+    async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
         let after = self.before(Operation::Create, key).await?;
-        after.answer(self.inner.create(key, payload).await)
+        after.answer(self.inner.create(key, payload, placement).await)
     }
 
     async fn get(&self, key: &str) -> Result<Bytes, StorageError> {
@@ -213,6 +216,49 @@ impl Backend for Fault {
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
         let after = self.before(Operation::Delete, key).await?;
         after.answer(self.inner.delete(key).await)
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Vec<Result<(), StorageError>> {
+        let mut results = Vec::with_capacity(keys.len());
+        for key in keys {
+            // One by one, so that a rule can meet a single key.
+            let result = match self.before(Operation::DeleteMany, key).await {
+                Ok(after) => after.answer(self.inner.delete(key).await),
+                Err(error) => Err(error),
+            };
+            results.push(result);
+        }
+        results
+    }
+
+    async fn features(&self) -> Result<Features, StorageError> {
+        let after = self.before(Operation::Features, "").await?;
+        after.answer(self.inner.features().await)
+    }
+
+    async fn protection(&self, key: &str) -> Result<Protection, StorageError> {
+        let after = self.before(Operation::Protection, key).await?;
+        after.answer(self.inner.protection(key).await)
+    }
+
+    async fn retain(&self, key: &str, retention: Retention) -> Result<(), StorageError> {
+        let after = self.before(Operation::Retain, key).await?;
+        after.answer(self.inner.retain(key, retention).await)
+    }
+
+    async fn hold(&self, key: &str, held: bool) -> Result<(), StorageError> {
+        let after = self.before(Operation::Hold, key).await?;
+        after.answer(self.inner.hold(key, held).await)
+    }
+
+    async fn set_tier(&self, key: &str, tier: Tier) -> Result<(), StorageError> {
+        let after = self.before(Operation::SetTier, key).await?;
+        after.answer(self.inner.set_tier(key, tier).await)
+    }
+
+    async fn thaw(&self, key: &str, thaw: Thaw) -> Result<(), StorageError> {
+        let after = self.before(Operation::Thaw, key).await?;
+        after.answer(self.inner.thaw(key, thaw).await)
     }
 }
 

@@ -30,7 +30,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
-use crate::{Backend, Listing, ObjectMeta, Operation, Payload, StorageError, StorageErrorKind};
+use crate::{Backend, Listing, ObjectMeta, Operation, Payload, Placement, StorageError, StorageErrorKind};
 use failure::Failure;
 use list::Batch;
 use slots::Slots;
@@ -153,7 +153,12 @@ impl Backend for FileSystem {
         &self.place.location
     }
 
-    async fn create(&self, key: &str, payload: Payload) -> Result<(), StorageError> {
+    async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
+        if !placement.is_plain() {
+            return Err(self
+                .unsupported(Operation::Create, key)
+                .because("directories have neither tiers nor locks (hint: declare the region without them)"));
+        }
         // Blocking work goes on when its future is dropped; the flag tells it to stop and to leave nothing.
         let abandoned = Abandoned(Arc::new(AtomicBool::new(false)));
         let flag = Arc::clone(&abandoned.0);
@@ -310,7 +315,7 @@ mod tests {
     async fn leftovers_are_looked_for_by_the_first_call() {
         let directory = tempfile::tempdir().unwrap();
         let store = FileSystem::create(directory.path()).unwrap();
-        store.create("a", Payload::from(vec![1])).await.unwrap();
+        store.create("a", Payload::from(vec![1]), &Placement::default()).await.unwrap();
         let leftover = directory.path().join(".tmp/left");
         fs::write(&leftover, "").unwrap();
         let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 24 * 3600);
@@ -332,8 +337,8 @@ mod tests {
         runtime.block_on(async {
             let (hung, sound) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
             let [dead, alive] = [&hung, &sound].map(|directory| FileSystem::create(directory.path()).unwrap());
-            alive.create("a", Payload::from(vec![1])).await.unwrap();
-            dead.create("a", Payload::from(vec![1])).await.unwrap();
+            alive.create("a", Payload::from(vec![1]), &Placement::default()).await.unwrap();
+            dead.create("a", Payload::from(vec![1]), &Placement::default()).await.unwrap();
             let stop = hang(&dead, slots::CALLS).await;
 
             // Every further call waits for a slot and not in a thread, also through another store of the same path.

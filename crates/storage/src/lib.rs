@@ -6,31 +6,41 @@
 //! Retries, traces, recordings and faults are decorators: each is a [`Backend`] over a [`Backend`], and none is inside one.
 //! A new kind of place is one implementation of [`Backend`] that passes [`conformance::run`].
 //!
-//! Reading order: [`storage`], [`key`], [`payload`], [`error`], [`backend`], [`memory`], [`file_system`], then the
-//! decorators [`retry`], [`traced`], [`record`], [`fault`], and what checks a place: [`probe`](mod@probe) and [`conformance`].
+//! Reading order: [`storage`], [`key`], [`payload`], [`error`], [`backend`], [`placement`], [`retention`], [`tier`],
+//! [`features`], [`places`], [`memory`], [`file_system`], then the decorators [`retry`], [`traced`], [`record`], [`fault`], and what checks a place: [`probe`](mod@probe) and [`conformance`].
 
 pub mod backend;
 pub mod conformance;
 pub mod error;
 pub mod fault;
+pub mod features;
 pub mod file_system;
 pub mod key;
 pub mod memory;
 pub mod payload;
+pub mod placement;
+pub mod places;
 pub mod probe;
 pub mod record;
+pub mod retention;
 pub mod retry;
 pub mod storage;
+pub mod tier;
 pub mod traced;
 
 pub use backend::{Backend, Listing, ObjectMeta, Operation};
 pub use error::{StorageError, StorageErrorKind};
 pub use fault::{Effect, Fault, Rule, RuleHandle};
+pub use features::Features;
 pub use file_system::FileSystem;
 pub use memory::Memory;
 pub use payload::Payload;
+pub use placement::{Placement, Placing};
+pub use places::{Places, Provider};
 pub use probe::{Capabilities, probe};
 pub use record::{Record, Recorded};
+pub use retention::{LockMode, Protection, Retention};
 pub use retry::Retry;
 pub use storage::Storage;
+pub use tier::{Availability, Thaw, ThawSpeed, Tier};
 pub use traced::Traced;

@@ -1,4 +1,5 @@
-//! A store in memory, with the same rules as every other: for tests and rehearsals.
+//! A store in memory, with the same rules as every other, locks and tiers among them: for tests and rehearsals. What is
+//! archived thaws at once.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,7 +12,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use crate::backend::range_trouble;
-use crate::{Backend, Listing, ObjectMeta, Operation, Payload, StorageError, StorageErrorKind};
+use crate::{
+    Availability, Backend, Features, Listing, LockMode, ObjectMeta, Operation, Payload, Placement, Protection,
+    Retention, StorageError, StorageErrorKind, Thaw, Tier,
+};
 
 const LOCATION: &str = "memory:";
 
@@ -25,6 +29,23 @@ pub struct Memory {
 struct Object {
     content: Bytes,
     modified: Timestamp,
+    tier: Tier,
+    thawed: bool,
+    protection: Protection,
+}
+
+impl Object {
+    fn meta(&self, key: &str) -> ObjectMeta {
+        ObjectMeta {
+            tier: self.tier,
+            availability: self.availability(),
+            ..ObjectMeta::new(key, self.content.len() as u64, self.modified)
+        }
+    }
+
+    fn availability(&self) -> Availability {
+        if self.tier == Tier::Archive && !self.thawed { Availability::Archived } else { Availability::Ready }
+    }
 }
 
 impl Memory {
@@ -42,6 +63,27 @@ impl Memory {
         let found = self.objects().get(key).cloned();
         found.ok_or_else(|| StorageError::new(StorageErrorKind::NotFound, operation, LOCATION, key))
     }
+
+    /// The content of an object that can be read now.
+    fn content(&self, operation: Operation, key: &str) -> Result<Bytes, StorageError> {
+        let object = self.find(operation, key)?;
+        match object.availability() {
+            Availability::Ready => Ok(object.content),
+            _ => Err(StorageError::new(StorageErrorKind::Archived, operation, LOCATION, key)),
+        }
+    }
+
+    fn change(
+        &self,
+        operation: Operation,
+        key: &str,
+        change: impl FnOnce(&mut Object) -> Result<(), StorageErrorKind>,
+    ) -> Result<(), StorageError> {
+        let error = |kind| StorageError::new(kind, operation, LOCATION, key);
+        let mut objects = self.objects();
+        let object = objects.get_mut(key).ok_or_else(|| error(StorageErrorKind::NotFound))?;
+        change(object).map_err(error)
+    }
 }
 
 #[async_trait]
@@ -50,8 +92,10 @@ impl Backend for Memory {
         LOCATION
     }
 
-    async fn create(&self, key: &str, payload: Payload) -> Result<(), StorageError> {
-        let object = Object { content: payload.to_bytes(), modified: SystemClock.now() };
+    async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
+        let protection = Protection { retention: placement.retention, held: false };
+        let (content, modified) = (payload.to_bytes(), SystemClock.now());
+        let object = Object { content, modified, tier: placement.tier, thawed: false, protection };
         let mut objects = self.objects();
         if objects.contains_key(key) {
             return Err(StorageError::new(StorageErrorKind::AlreadyExists, Operation::Create, LOCATION, key));
@@ -65,11 +109,11 @@ impl Backend for Memory {
     }
 
     async fn get(&self, key: &str) -> Result<Bytes, StorageError> {
-        Ok(self.find(Operation::Get, key)?.content)
+        self.content(Operation::Get, key)
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
-        let content = self.find(Operation::GetRange, key)?.content;
+        let content = self.content(Operation::GetRange, key)?;
         if let Some((kind, trouble)) = range_trouble(&range, content.len() as u64) {
             return Err(StorageError::new(kind, Operation::GetRange, LOCATION, key).because(trouble));
         }
@@ -77,23 +121,18 @@ impl Backend for Memory {
     }
 
     async fn get_tail(&self, key: &str, length: u64) -> Result<(Bytes, u64), StorageError> {
-        let content = self.find(Operation::GetTail, key)?.content;
+        let content = self.content(Operation::GetTail, key)?;
         let size = content.len() as u64;
         Ok((content.slice(index(size.saturating_sub(length))..), size))
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
-        let object = self.find(Operation::Head, key)?;
-        Ok(ObjectMeta { key: key.to_owned(), size: object.content.len() as u64, modified: object.modified })
+        Ok(self.find(Operation::Head, key)?.meta(key))
     }
 
     fn list(&self, prefix: &str) -> Listing {
         let objects = self.objects();
-        let metas: Vec<_> = starting_with(&objects, prefix)
-            .map(|(key, object)| {
-                Ok(ObjectMeta { key: key.clone(), size: object.content.len() as u64, modified: object.modified })
-            })
-            .collect();
+        let metas: Vec<_> = starting_with(&objects, prefix).map(|(key, object)| Ok(object.meta(key))).collect();
         futures::stream::iter(metas).boxed()
     }
 
@@ -109,8 +148,55 @@ impl Backend for Memory {
     }
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
-        self.objects().remove(key);
+        let mut objects = self.objects();
+        if objects.get(key).is_some_and(|object| object.protection.binds(SystemClock.now())) {
+            return Err(StorageError::new(StorageErrorKind::Locked, Operation::Delete, LOCATION, key));
+        }
+        objects.remove(key);
         Ok(())
+    }
+
+    async fn features(&self) -> Result<Features, StorageError> {
+        Ok(Features { locks: true, holds: true, versions: false, tiers: Tier::ALL.to_vec(), checksums: false })
+    }
+
+    async fn protection(&self, key: &str) -> Result<Protection, StorageError> {
+        Ok(self.find(Operation::Protection, key)?.protection)
+    }
+
+    async fn retain(&self, key: &str, retention: Retention) -> Result<(), StorageError> {
+        self.change(Operation::Retain, key, |object| {
+            let weakens = |old: Retention| {
+                let weaker = (retention.mode, retention.until) < (old.mode, old.until) || retention.until < old.until;
+                old.mode == LockMode::Compliance && SystemClock.now() < old.until && weaker
+            };
+            if object.protection.retention.is_some_and(weakens) {
+                return Err(StorageErrorKind::Locked);
+            }
+            object.protection.retention = Some(retention);
+            Ok(())
+        })
+    }
+
+    async fn hold(&self, key: &str, held: bool) -> Result<(), StorageError> {
+        self.change(Operation::Hold, key, |object| {
+            object.protection.held = held;
+            Ok(())
+        })
+    }
+
+    async fn set_tier(&self, key: &str, tier: Tier) -> Result<(), StorageError> {
+        self.change(Operation::SetTier, key, |object| {
+            (object.tier, object.thawed) = (tier, false);
+            Ok(())
+        })
+    }
+
+    async fn thaw(&self, key: &str, _: Thaw) -> Result<(), StorageError> {
+        self.change(Operation::Thaw, key, |object| {
+            object.thawed = true;
+            Ok(())
+        })
     }
 }
 

@@ -105,7 +105,7 @@ mod tests {
     use std::ops::Range;
 
     use super::*;
-    use crate::{Backend, Effect, Fault, Listing, ObjectMeta, Rule};
+    use crate::{Backend, Effect, Fault, Listing, ObjectMeta, Placement, Rule};
 
     /// A place that overwrites, or forgets to delete.
     #[derive(Debug)]
@@ -119,11 +119,11 @@ mod tests {
         fn location(&self) -> &str {
             "liar:"
         }
-        async fn create(&self, key: &str, payload: Payload) -> Result<(), StorageError> {
+        async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
             if self.overwrites {
                 self.inner.delete(key).await?;
             }
-            self.inner.create(key, payload).await
+            self.inner.create(key, payload, placement).await
         }
         async fn get(&self, key: &str) -> Result<Bytes, StorageError> {
             self.inner.get(key).await

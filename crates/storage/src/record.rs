@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{Backend, Listing, ObjectMeta, Operation, Payload, StorageError, StorageErrorKind};
+use crate::{
+    Backend, Features, Listing, ObjectMeta, Operation, Payload, Placement, Protection, Retention, StorageError,
+    StorageErrorKind, Thaw, Tier,
+};
 
 /// One operation that was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,9 +116,9 @@ impl Backend for Record {
         self.inner.location()
     }
 
-    async fn create(&self, key: &str, payload: Payload) -> Result<(), StorageError> {
+    async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
         let bytes = payload.len();
-        let result = self.inner.create(key, payload).await;
+        let result = self.inner.create(key, payload, placement).await;
         self.note(Operation::Create, key, result, |()| bytes)
     }
 
@@ -153,6 +156,42 @@ impl Backend for Record {
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
         let result = self.inner.delete(key).await;
         self.note(Operation::Delete, key, result, |()| 0)
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Vec<Result<(), StorageError>> {
+        let results = self.inner.delete_many(keys).await;
+        let noted = keys.iter().zip(results);
+        noted.map(|(key, result)| self.note(Operation::DeleteMany, key, result, |()| 0)).collect()
+    }
+
+    async fn features(&self) -> Result<Features, StorageError> {
+        let result = self.inner.features().await;
+        self.note(Operation::Features, "", result, |_| 0)
+    }
+
+    async fn protection(&self, key: &str) -> Result<Protection, StorageError> {
+        let result = self.inner.protection(key).await;
+        self.note(Operation::Protection, key, result, |_| 0)
+    }
+
+    async fn retain(&self, key: &str, retention: Retention) -> Result<(), StorageError> {
+        let result = self.inner.retain(key, retention).await;
+        self.note(Operation::Retain, key, result, |_| 0)
+    }
+
+    async fn hold(&self, key: &str, held: bool) -> Result<(), StorageError> {
+        let result = self.inner.hold(key, held).await;
+        self.note(Operation::Hold, key, result, |_| 0)
+    }
+
+    async fn set_tier(&self, key: &str, tier: Tier) -> Result<(), StorageError> {
+        let result = self.inner.set_tier(key, tier).await;
+        self.note(Operation::SetTier, key, result, |_| 0)
+    }
+
+    async fn thaw(&self, key: &str, thaw: Thaw) -> Result<(), StorageError> {
+        let result = self.inner.thaw(key, thaw).await;
+        self.note(Operation::Thaw, key, result, |_| 0)
     }
 }
 

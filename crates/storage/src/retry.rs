@@ -1,4 +1,4 @@
-//! Trying again while a place is unreachable.
+//! Trying again while a place is unreachable or asks to be left alone.
 //!
 //! A create whose answer was lost may have been done. When a later try finds the name taken, the object is compared with
 //! what was to be written: if it is the same, the create has happened, and answers `Ok`.
@@ -15,12 +15,15 @@ use breakwater_runtime::RetryPolicy;
 use bytes::Bytes;
 use futures::StreamExt;
 
-use crate::{Backend, Listing, ObjectMeta, Operation, Payload, StorageError, StorageErrorKind};
+use crate::{
+    Backend, Features, Listing, ObjectMeta, Operation, Payload, Placement, Protection, Retention, StorageError,
+    StorageErrorKind, Thaw, Tier,
+};
 
 /// How much of an object is read at once to compare it with what was to be written.
 const COMPARE_BYTES: u64 = 1 << 20;
 
-/// A backend that tries again by a policy what answers `Unreachable`, and nothing else.
+/// A backend that tries again by a policy what answers `Unreachable` or `Throttled`, and nothing else.
 #[derive(Clone)]
 pub struct Retry {
     inner: Arc<dyn Backend>,
@@ -46,7 +49,7 @@ impl Retry {
         F: Future<Output = Result<T, StorageError>>,
     {
         let attempt = || self.timed(operation, key, call());
-        self.policy.run(&*self.entropy, attempt, is_transient).await
+        self.policy.run(&*self.entropy, attempt, StorageError::is_transient).await
     }
 
     async fn timed<T>(
@@ -81,10 +84,6 @@ impl Retry {
     }
 }
 
-fn is_transient(error: &StorageError) -> bool {
-    error.kind == StorageErrorKind::Unreachable
-}
-
 impl fmt::Debug for Retry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Retry").field("inner", &self.inner).field("policy", &self.policy).finish_non_exhaustive()
@@ -97,16 +96,16 @@ impl Backend for Retry {
         self.inner.location()
     }
 
-    async fn create(&self, key: &str, payload: Payload) -> Result<(), StorageError> {
+    async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
         let tried = &AtomicBool::new(false);
         let payload = &payload;
         let attempt = || async move {
             let is_retry = tried.swap(true, Ordering::Relaxed);
-            match self.inner.create(key, payload.clone()).await {
+            match self.inner.create(key, payload.clone(), placement).await {
                 Err(taken) if taken.kind == StorageErrorKind::AlreadyExists && is_retry => {
                     match self.holds(key, payload).await {
                         Ok(true) => Ok(()),
-                        Err(error) if is_transient(&error) => Err(error),
+                        Err(error) if error.is_transient() => Err(error),
                         _ => Err(taken),
                     }
                 }
@@ -149,6 +148,48 @@ impl Backend for Retry {
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
         self.run(Operation::Delete, key, || self.inner.delete(key)).await
     }
+
+    async fn delete_many(&self, keys: &[String]) -> Vec<Result<(), StorageError>> {
+        let begun = tokio::time::Instant::now();
+        let mut results = self.inner.delete_many(keys).await;
+        let mut retries = 0;
+        loop {
+            let is_open = |result: &Result<(), StorageError>| result.as_ref().is_err_and(StorageError::is_transient);
+            let open: Vec<usize> = (0..results.len()).filter(|at| is_open(&results[*at])).collect();
+            let delay = self.policy.next(retries, begun, &*self.entropy).filter(|_| !open.is_empty());
+            let Some(delay) = delay else { return results };
+            tokio::time::sleep(delay).await;
+            retries += 1;
+            let again: Vec<String> = open.iter().filter_map(|at| keys.get(*at).cloned()).collect();
+            for (at, result) in open.into_iter().zip(self.inner.delete_many(&again).await) {
+                results[at] = result;
+            }
+        }
+    }
+
+    async fn features(&self) -> Result<Features, StorageError> {
+        self.run(Operation::Features, "", || self.inner.features()).await
+    }
+
+    async fn protection(&self, key: &str) -> Result<Protection, StorageError> {
+        self.run(Operation::Protection, key, || self.inner.protection(key)).await
+    }
+
+    async fn retain(&self, key: &str, retention: Retention) -> Result<(), StorageError> {
+        self.run(Operation::Retain, key, || self.inner.retain(key, retention)).await
+    }
+
+    async fn hold(&self, key: &str, held: bool) -> Result<(), StorageError> {
+        self.run(Operation::Hold, key, || self.inner.hold(key, held)).await
+    }
+
+    async fn set_tier(&self, key: &str, tier: Tier) -> Result<(), StorageError> {
+        self.run(Operation::SetTier, key, || self.inner.set_tier(key, tier)).await
+    }
+
+    async fn thaw(&self, key: &str, thaw: Thaw) -> Result<(), StorageError> {
+        self.run(Operation::Thaw, key, || self.inner.thaw(key, thaw)).await
+    }
 }
 
 /// A list that begins again after an error, behind the last object that was handed out.
@@ -175,7 +216,7 @@ impl Resume {
             // An abandoned list may not be polled again.
             self.listing = None;
             let delay = self.retry.policy.next(retries, begun, &*self.retry.entropy);
-            let Some(delay) = delay.filter(|_| is_transient(&error)) else { return Some(Err(error)) };
+            let Some(delay) = delay.filter(|_| error.is_transient()) else { return Some(Err(error)) };
             tokio::time::sleep(delay).await;
             retries += 1;
         }

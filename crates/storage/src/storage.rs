@@ -12,18 +12,35 @@ use futures::StreamExt;
 use crate::file_system::FileSystem;
 use crate::key::{BadKey, check_key, check_prefix};
 use crate::memory::Memory;
-use crate::{Backend, Listing, ObjectMeta, Operation, Payload, Retry, StorageError, StorageErrorKind, Traced};
+use crate::placement::Plain;
+use crate::{
+    Backend, Features, Listing, ObjectMeta, Operation, Payload, Placing, Protection, Retention, Retry, StorageError,
+    StorageErrorKind, Thaw, Tier, Traced,
+};
 
 /// A place that holds write-once objects. A clone is another handle to the same place.
 #[derive(Clone, Debug)]
 pub struct Storage {
     backend: Arc<dyn Backend>,
+    placing: Arc<dyn Placing>,
 }
 
 impl Storage {
-    /// A handle to `backend`.
+    /// A handle to `backend` that keeps all objects hot and without a lock.
     pub fn new(backend: Arc<dyn Backend>) -> Storage {
-        Storage { backend }
+        Storage { backend, placing: Arc::new(Plain) }
+    }
+
+    /// The same place; how new objects are kept, `placing` decides.
+    #[must_use]
+    pub fn with_placing(&self, placing: Arc<dyn Placing>) -> Storage {
+        Storage { backend: self.backend(), placing }
+    }
+
+    /// The same place with `decorate` around its backend.
+    #[must_use]
+    pub fn decorated(&self, decorate: impl FnOnce(Arc<dyn Backend>) -> Arc<dyn Backend>) -> Storage {
+        Storage { backend: decorate(self.backend()), placing: Arc::clone(&self.placing) }
     }
 
     /// A fresh store in the memory of this process.
@@ -35,25 +52,6 @@ impl Storage {
     /// exist.
     pub fn file_system(root: &Path) -> Result<Storage, StorageError> {
         Ok(Storage::new(Arc::new(FileSystem::create(root)?)))
-    }
-
-    /// The store at `url`: `file:///srv/r1`, a plain absolute path, or `memory:` for a fresh one in memory. The path is taken
-    /// as it stands, without percent-decoding. A missing directory is created like in
-    /// [`file_system`](Storage::file_system).
-    pub fn open(url: &str) -> Result<Storage, StorageError> {
-        match Place::parse(url)? {
-            Place::Memory => Ok(Storage::memory()),
-            Place::Directory(root) => Storage::file_system(root),
-        }
-    }
-
-    /// Like [`open`](Storage::open), for a place that was used before: creates nothing. While a directory is away, as with
-    /// an unmounted volume, every operation answers `Unreachable`, and works again once it is back.
-    pub fn open_existing(url: &str) -> Result<Storage, StorageError> {
-        match Place::parse(url)? {
-            Place::Memory => Ok(Storage::memory()),
-            Place::Directory(root) => Ok(Storage::new(Arc::new(FileSystem::existing(root)?))),
-        }
     }
 
     /// The place, for people: `file:///srv/r1`.
@@ -69,20 +67,20 @@ impl Storage {
     /// The same place with operations tried again by `policy` while it is unreachable.
     #[must_use]
     pub fn with_retry(&self, policy: RetryPolicy, entropy: Arc<dyn Entropy>) -> Storage {
-        Storage::new(Arc::new(Retry::new(self.backend(), policy, entropy)))
+        self.decorated(|inner| Arc::new(Retry::new(inner, policy, entropy)))
     }
 
     /// The same place with a tracing span around each operation, which names it `region`.
     #[must_use]
     pub fn traced(&self, region: &str) -> Storage {
-        Storage::new(Arc::new(Traced::new(self.backend(), region)))
+        self.decorated(|inner| Arc::new(Traced::new(inner, region)))
     }
 
     /// Creates the object `key`, durable once this answers `Ok`. `AlreadyExists` when the name is taken. After any other
     /// error it is unknown whether it was created; it is never visible in part.
     pub async fn create(&self, key: &str, payload: Payload) -> Result<(), StorageError> {
         self.check(Operation::Create, key, check_key)?;
-        self.backend.create(key, payload).await
+        self.backend.create(key, payload, &self.placing.placement(key)).await
     }
 
     /// The whole object.
@@ -135,10 +133,58 @@ impl Storage {
         self.backend.list_directories(prefix).await
     }
 
-    /// Deletes the object; `Ok` also when there was none. After an error it is unknown whether it is gone.
+    /// Deletes the object with all its versions; `Ok` also when there was none, `Locked` when the place keeps it. After any other
+    /// error it is unknown whether it is gone.
     pub async fn delete(&self, key: &str) -> Result<(), StorageError> {
         self.check(Operation::Delete, key, check_key)?;
         self.backend.delete(key).await
+    }
+
+    /// Deletes each of `keys`, in as few calls as the place allows; the answers are in the order of the keys.
+    pub async fn delete_many(&self, keys: &[String]) -> Vec<Result<(), StorageError>> {
+        let bad = keys.iter().find_map(|key| self.check(Operation::DeleteMany, key, check_key).err());
+        match bad {
+            Some(error) => {
+                let again = |key| StorageError::new(error.kind, Operation::DeleteMany, self.location(), key);
+                keys.iter().map(|key| Err(again(key).because(error.to_string()))).collect()
+            }
+            None => self.backend.delete_many(keys).await,
+        }
+    }
+
+    /// What the place offers as it is set up now.
+    pub async fn features(&self) -> Result<Features, StorageError> {
+        self.backend.features().await
+    }
+
+    /// What keeps the object from being deleted.
+    pub async fn protection(&self, key: &str) -> Result<Protection, StorageError> {
+        self.check(Operation::Protection, key, check_key)?;
+        self.backend.protection(key).await
+    }
+
+    /// Locks the object, or makes its lock longer.
+    pub async fn retain(&self, key: &str, retention: Retention) -> Result<(), StorageError> {
+        self.check(Operation::Retain, key, check_key)?;
+        self.backend.retain(key, retention).await
+    }
+
+    /// Holds the object, or lifts its hold.
+    pub async fn hold(&self, key: &str, held: bool) -> Result<(), StorageError> {
+        self.check(Operation::Hold, key, check_key)?;
+        self.backend.hold(key, held).await
+    }
+
+    /// Moves the object to another tier.
+    pub async fn set_tier(&self, key: &str, tier: Tier) -> Result<(), StorageError> {
+        self.check(Operation::SetTier, key, check_key)?;
+        self.backend.set_tier(key, tier).await
+    }
+
+    /// Begins to make an archived object readable.
+    pub async fn thaw(&self, key: &str, thaw: Thaw) -> Result<(), StorageError> {
+        self.check(Operation::Thaw, key, check_key)?;
+        self.backend.thaw(key, thaw).await
     }
 
     fn check(
@@ -153,49 +199,11 @@ impl Storage {
     }
 }
 
-enum Place<'a> {
-    Memory,
-    Directory(&'a Path),
-}
-
-impl Place<'_> {
-    fn parse(url: &str) -> Result<Place<'_>, StorageError> {
-        if url == "memory:" {
-            return Ok(Place::Memory);
-        }
-        let path = url.strip_prefix("file://").unwrap_or(url);
-        if path.starts_with('/') {
-            return Ok(Place::Directory(Path::new(path)));
-        }
-        Err(StorageError::new(StorageErrorKind::Invalid, Operation::Open, &format!("`{url}`"), "").because(BadUrl))
-    }
-}
-
-/// A text that names no place.
-#[derive(Debug, thiserror::Error)]
-#[error("a place is named by an absolute path, file:///absolute/path, or memory:")]
-struct BadUrl;
-
 #[cfg(test)]
 mod tests {
     use breakwater_core::Chain;
 
     use super::*;
-
-    #[test]
-    fn urls_name_places() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().to_str().unwrap();
-        assert_eq!(Storage::open(path).unwrap().location(), format!("file://{path}"));
-        assert_eq!(Storage::open(&format!("file://{path}")).unwrap().location(), format!("file://{path}"));
-        assert_eq!(Storage::open("memory:").unwrap().location(), "memory:");
-        for bad in ["s3://bucket", "relative/path", "file://relative", "", "memory"] {
-            let error = Storage::open(bad).unwrap_err();
-            assert_eq!(error.kind(), StorageErrorKind::Invalid);
-            let text = Chain(&error).to_string();
-            assert!(text.contains(bad) && text.contains("file:///") && text.contains("memory:"), "{text}");
-        }
-    }
 
     #[tokio::test]
     async fn a_bad_key_says_why() {

@@ -9,7 +9,10 @@ use futures::StreamExt;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
-use crate::{Backend, Listing, ObjectMeta, Payload, StorageError, StorageErrorKind};
+use crate::{
+    Backend, Features, Listing, ObjectMeta, Payload, Placement, Protection, Retention, StorageError, StorageErrorKind,
+    Thaw, Tier,
+};
 
 /// A backend whose operations are spans `storage.create`, `storage.get` and so on, with the fields `region`, `key` and
 /// `bytes`, and `error` with the kind of trouble. They are at level info within another span; what nobody's span asks for,
@@ -57,9 +60,9 @@ impl Backend for Traced {
         self.inner.location()
     }
 
-    async fn create(&self, key: &str, payload: Payload) -> Result<(), StorageError> {
+    async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
         let bytes = payload.len();
-        observe(span!("storage.create", self, key), self.inner.create(key, payload), |()| Some(bytes)).await
+        observe(span!("storage.create", self, key), self.inner.create(key, payload, placement), |()| Some(bytes)).await
     }
 
     async fn get(&self, key: &str) -> Result<Bytes, StorageError> {
@@ -101,6 +104,40 @@ impl Backend for Traced {
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
         observe(span!("storage.delete", self, key), self.inner.delete(key), |()| None).await
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Vec<Result<(), StorageError>> {
+        let span = span!("storage.delete_many", self, keys.first().map_or("", String::as_str));
+        span.record("objects", i64::try_from(keys.len()).unwrap_or(i64::MAX));
+        let results = self.inner.delete_many(keys).instrument(span.clone()).await;
+        if let Some(error) = results.iter().find_map(|result| result.as_ref().err()) {
+            record(&span, error.kind);
+        }
+        results
+    }
+
+    async fn features(&self) -> Result<Features, StorageError> {
+        observe(span!("storage.features", self, ""), self.inner.features(), |_| None).await
+    }
+
+    async fn protection(&self, key: &str) -> Result<Protection, StorageError> {
+        observe(span!("storage.protection", self, key), self.inner.protection(key), |_| None).await
+    }
+
+    async fn retain(&self, key: &str, retention: Retention) -> Result<(), StorageError> {
+        observe(span!("storage.retain", self, key), self.inner.retain(key, retention), |_| None).await
+    }
+
+    async fn hold(&self, key: &str, held: bool) -> Result<(), StorageError> {
+        observe(span!("storage.hold", self, key), self.inner.hold(key, held), |_| None).await
+    }
+
+    async fn set_tier(&self, key: &str, tier: Tier) -> Result<(), StorageError> {
+        observe(span!("storage.set_tier", self, key), self.inner.set_tier(key, tier), |_| None).await
+    }
+
+    async fn thaw(&self, key: &str, thaw: Thaw) -> Result<(), StorageError> {
+        observe(span!("storage.thaw", self, key), self.inner.thaw(key, thaw), |_| None).await
     }
 }
 

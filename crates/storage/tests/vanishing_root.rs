@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use breakwater_core::Chain;
-use breakwater_storage::{Payload, Storage, StorageError, StorageErrorKind};
+use breakwater_storage::{Payload, Places, Storage, StorageError, StorageErrorKind};
 use futures::TryStreamExt;
 
 fn payload() -> Payload {
@@ -67,7 +67,7 @@ async fn a_root_that_was_removed_is_unreachable_and_another_in_its_place_is_used
 async fn a_known_region_is_opened_without_being_made() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("r1");
-    let storage = Storage::open_existing(root.to_str().unwrap()).unwrap();
+    let storage = Places::local().open_existing(root.to_str().unwrap()).await.unwrap();
     assert_all_unreachable(&storage).await;
     assert!(!root.exists());
     fs::create_dir(&root).unwrap();

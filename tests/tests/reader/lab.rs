@@ -57,7 +57,7 @@ impl Lab {
         let dir = tempfile::tempdir().unwrap();
         let (mut places, mut faults) = (Vec::new(), Vec::new());
         for number in 0..regions {
-            let storage = Storage::open(&format!("file://{}", region_dir(&dir, number).display())).unwrap();
+            let storage = Storage::file_system(&region_dir(&dir, number)).unwrap();
             let fault = Fault::new(storage.backend());
             places.push(Place::new(&format!("r{number}"), Role::Sync, Storage::new(Arc::new(fault.clone()))));
             faults.push(fault);

@@ -47,7 +47,7 @@ pub(super) fn meta_of(key: &str, stat: &Stat) -> Option<ObjectMeta> {
     }
     let micros = i64::try_from(stat.st_mtime_nsec / 1000).unwrap_or(0);
     let modified = Timestamp::from_micros(stat.st_mtime.saturating_mul(1_000_000).saturating_add(micros));
-    Some(ObjectMeta { key: key.to_owned(), size: u64::try_from(stat.st_size).unwrap_or(0), modified })
+    Some(ObjectMeta::new(key, u64::try_from(stat.st_size).unwrap_or(0), modified))
 }
 
 /// Deletes the object and the directories that are empty without it. Flushed at once: what is deleted in an order must not

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use breakwater_core::{RegionId, RepositoryId};
 use breakwater_storage::{
-    Backend, Listing, Memory, ObjectMeta, Operation, Payload, Storage, StorageError, StorageErrorKind,
+    Backend, Listing, Memory, ObjectMeta, Operation, Payload, Placement, Storage, StorageError, StorageErrorKind,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -98,7 +98,7 @@ impl Place {
     }
 
     pub(crate) async fn plant(&self, name: &str, bytes: &[u8]) {
-        self.memory.create(name, Payload::from(bytes.to_vec())).await.unwrap();
+        self.memory.create(name, Payload::from(bytes.to_vec()), &Placement::default()).await.unwrap();
     }
 
     pub(crate) async fn names(&self) -> Vec<String> {
@@ -133,12 +133,12 @@ impl Backend for Place {
         "memory:"
     }
 
-    async fn create(&self, key: &str, payload: Payload) -> Result<(), StorageError> {
+    async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
         self.enter(Operation::Create, key, true).await?;
         if self.frozen() {
             std::future::pending::<()>().await;
         }
-        self.memory.create(key, payload).await?;
+        self.memory.create(key, payload, placement).await?;
         self.state().1.push(key.to_owned());
         if self.state().0 == Mode::Mute {
             std::future::pending::<()>().await;

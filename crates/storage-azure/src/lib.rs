@@ -1,0 +1,1 @@
+//! Regions on Azure Blob: one [`Backend`](breakwater_storage::Backend) and its provider.

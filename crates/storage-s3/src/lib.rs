@@ -1,0 +1,1 @@
+//! Regions on S3 and what speaks like it: one [`Backend`](breakwater_storage::Backend) and its provider.

@@ -13,6 +13,7 @@ pub mod outcome;
 pub mod repair;
 pub mod repository;
 pub mod restore;
+mod usage;
 mod verify;
 
 use std::collections::{HashMap, VecDeque};

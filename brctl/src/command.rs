@@ -99,7 +99,7 @@ pub(crate) async fn run(command: Command, settings: Settings) -> Ended {
     let desk = Desk { settings, output };
     if desk.settings.offline.is_some() && !works_offline(&command) {
         return Err(Failure::usage("this command needs a controller, and --offline means that there is none")
-            .hint("--offline works with snapshot list|show|files|versions|verify|delete, restore run, recovery points and repository show|check|gc|repair|key and erase"));
+            .hint("--offline works with snapshot list|show|files|versions|verify|delete, restore run, recovery points and repository show|check|gc|repair|key, region usage, storage and erase"));
     }
     match command {
         Command::Status => status::run(&desk).await,
@@ -131,7 +131,7 @@ pub(crate) async fn run(command: Command, settings: Settings) -> Ended {
 }
 
 fn works_offline(command: &Command) -> bool {
-    use crate::args::repository::RepositoryCommand;
+    use crate::args::repository::{RegionCommand, RepositoryCommand};
     use crate::args::restore::{RecoveryCommand, RestoreCommand};
     matches!(
         command,
@@ -145,6 +145,8 @@ fn works_offline(command: &Command) -> bool {
                     | RepositoryCommand::Repair(_)
                     | RepositoryCommand::Key(_)
             )
+            | Command::Region(RegionCommand::Usage(_))
+            | Command::Storage(_)
             | Command::Erase(_)
             | Command::Version
             | Command::Completion { .. }

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use breakwater_core::PlaceUrl;
 use clap::ValueEnum;
 
 use crate::args::{Format, GlobalArgs, duration};
@@ -194,7 +195,8 @@ pub(crate) fn region(text: &str) -> Result<(Option<String>, String), Failure> {
 
 /// The last part of a place, as far as it can be a name.
 fn base_name(url: &str) -> String {
-    let last = url.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_lowercase();
+    let location = url.parse().map_or_else(|_| url.to_owned(), |url: PlaceUrl| format!("{}{}", url.host(), url.path()));
+    let last = location.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_lowercase();
     if breakwater_core::Name::new(&last).is_ok() { last } else { "region".to_owned() }
 }
 

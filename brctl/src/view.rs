@@ -95,6 +95,54 @@ pub(crate) fn lag(response: &v1::LagResponse) -> Value {
     json!({"now": rfc3339(response.now), "rows": response.rows.iter().map(lag_row).collect::<Vec<_>>()})
 }
 
+/// One region: as declared, as agents see it, and how much lay there when that was last counted.
+pub(crate) fn region(row: &v1::RegionRow) -> Value {
+    let region = row.region.clone().unwrap_or_default();
+    let usage: Value = serde_json::from_str(&row.usage_json).unwrap_or_default();
+    let here = usage["regions"].as_array().map_or(&[][..], Vec::as_slice).iter();
+    let here: Vec<&Value> = here.filter(|tier| tier["region"] == region.name).collect();
+    json!({
+        "repository": row.repository,
+        "namespace": row.namespace,
+        "region": region.name,
+        "role": region.role,
+        "url": region.url,
+        "tier": if region.tier.is_empty() { "hot" } else { &region.tier },
+        "lock": region.lock.map(|lock| format!("{} {} d", lock.mode, lock.days)),
+        "sights": row.sights.iter().map(sight).collect::<Vec<_>>(),
+        "usage": here,
+        "counted_at": usage["counted_at"].as_i64().filter(|_| !here.is_empty()).map(rfc3339),
+    })
+}
+
+/// How a region answers one agent.
+fn sight(sight: &v1::AgentSight) -> Value {
+    let health = sight.health.clone().unwrap_or_default();
+    let mut value = json!({
+        "agent": sight.agent,
+        "reachable": health.reachable,
+        "observed": rfc3339(health.observed),
+        "owed_objects": health.owed_objects,
+        "owed_bytes": health.owed_bytes,
+        "oldest_owed": rfc3339(health.oldest_owed),
+        "last_error": known(&health.last_error),
+    });
+    if let Some(traffic) = health.traffic {
+        let latency = |micros: u64| i64::try_from(micros).ok().filter(|micros| *micros > 0).map(seconds);
+        value["counting_since"] = json!(rfc3339(traffic.since));
+        value["requests"] = traffic.requests.into();
+        value["errors"] = traffic.errors.into();
+        value["bytes_up"] = traffic.bytes_up.into();
+        value["bytes_down"] = traffic.bytes_down.into();
+        value["recent_requests"] = traffic.recent_requests.into();
+        value["recent_errors"] = traffic.recent_errors.into();
+        value["latency_p50_seconds"] = json!(latency(traffic.latency_p50_micros));
+        value["latency_p95_seconds"] = json!(latency(traffic.latency_p95_micros));
+        value["last_success"] = json!(rfc3339(traffic.last_success));
+    }
+    value
+}
+
 /// An agent.
 pub(crate) fn agent(agent: &v1::Agent) -> Value {
     json!({

@@ -8,7 +8,7 @@ use breakwater_state::keyspace::{self, Key};
 use crate::book::Book;
 use crate::catalogue::{self, Declared, Stored, slot_of};
 use crate::error::ControlError;
-use crate::objects::{RepositorySpec, SourceSpec, Spec};
+use crate::objects::{BandwidthRule, RegionLimits, RepositorySpec, SourceSpec, Spec, TierMove};
 use crate::records::{AgentRecord, RemovedSource};
 
 /// The whole assignment of the agent `name`.
@@ -75,8 +75,27 @@ pub fn repository_message(name: &Name, spec: &RepositorySpec) -> v1::RepositoryS
         name: region.name.to_string(),
         url: region.url.clone(),
         role: region.role.word().to_owned(),
+        tier: region.tier.map(|tier| tier.word().to_owned()).unwrap_or_default(),
+        lock: region.lock.map(|lock| v1::RegionLock { mode: lock.mode.word().to_owned(), days: lock.days }),
+        tier_moves: region.tier_moves.iter().map(tier_move_message).collect(),
+        limits: region.limits.as_ref().map(limits_message),
     });
     v1::RepositorySpec { name: name.to_string(), regions: regions.collect(), commit: spec.commit }
+}
+
+fn tier_move_message(step: &TierMove) -> v1::TierMove {
+    v1::TierMove { after_days: step.after_days, tier: step.tier.word().to_owned() }
+}
+
+fn limits_message(limits: &RegionLimits) -> v1::RegionLimits {
+    let rule = |rule: &BandwidthRule| {
+        // Checked when it was declared.
+        let (bytes_per_second, from_minute, to_minute) = rule.resolve().ok()?;
+        let days = rule.days.iter().map(|day| day.word().to_owned()).collect();
+        Some(v1::BandwidthRule { bytes_per_second, days, from_minute, to_minute })
+    };
+    let bandwidth = limits.bandwidth.iter().filter_map(rule).collect();
+    v1::RegionLimits { uploads: limits.uploads.unwrap_or(0), bandwidth }
 }
 
 fn removed_message(uid: SourceUid, removed: &RemovedSource) -> Result<v1::AssignedSource, ControlError> {

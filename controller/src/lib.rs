@@ -2,7 +2,7 @@
 //!
 //! It never sees data, holds no storage credential and no key that opens anything. What exists stands in the buckets;
 //! here is intent and what was last heard. Reading order: [`objects`] (what people write), [`catalogue`] (where it is
-//! kept), [`jobs`] and [`dispatcher`] (work), [`link`] and [`fleet`] (agents), [`overview`] (figures), [`operator`]
+//! kept), [`jobs`] and [`dispatcher`] (work), [`link`] and [`fleet`] (agents), [`overview`], [`regions`] and [`metrics`] (figures), [`operator`]
 //! (the API), [`enrolment`], [`auth`] and [`pki`] (who is who), [`wiring`] (which store).
 
 pub mod assign;
@@ -16,11 +16,13 @@ pub mod error;
 pub mod fleet;
 pub mod jobs;
 pub mod link;
+pub mod metrics;
 pub mod objects;
 pub mod operator;
 pub mod overview;
 pub mod pki;
 pub mod records;
+pub mod regions;
 pub mod server;
 pub mod summary;
 pub mod wiring;

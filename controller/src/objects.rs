@@ -5,11 +5,15 @@
 
 pub mod compression;
 pub mod document;
+pub mod limits;
 pub mod plan;
+pub mod region;
 pub mod repository;
 pub mod source;
 
 pub use document::{BadDocument, Object, Spec, parse};
+pub use limits::{BandwidthRule, RegionLimits};
 pub use plan::PlanSpec;
-pub use repository::{RegionSpec, RepositorySpec};
+pub use region::{RegionSpec, TierMove};
+pub use repository::RepositorySpec;
 pub use source::{EngineSettings, SourceSpec};

@@ -306,6 +306,11 @@ impl Operator for Desk {
         Ok(Response::new(self.overview.lag(&namespace(&request.namespace)?, &request.source).await?))
     }
 
+    async fn regions(&self, request: Request<v1::RegionsRequest>) -> Result<Response<v1::RegionsResponse>, Status> {
+        let request = self.admit(request)?;
+        Ok(Response::new(self.overview.regions(&namespace(&request.namespace)?, &request.repository).await?))
+    }
+
     async fn snapshots(&self, request: Request<v1::SnapshotsRequest>) -> Result<Response<Jsons>, Status> {
         Ok(Response::new(self.ask_snapshots(self.admit(request)?).await?))
     }

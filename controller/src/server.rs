@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use breakwater_core::{Clock, Entropy, ErrorClass, Uid};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use breakwater_core::{Chain, Clock, Entropy, ErrorClass, Uid};
 use breakwater_proto::v1::agent_link_server::AgentLinkServer;
 use breakwater_proto::v1::enrolment_server::EnrolmentServer;
 use breakwater_proto::v1::operator_server::OperatorServer;
@@ -15,6 +18,7 @@ use breakwater_runtime::{SystemClock, SystemEntropy, TaskGroup};
 use breakwater_state::StateStore;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Routes;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::auth::{Doorkeeper, operator_token};
@@ -157,6 +161,7 @@ pub async fn start(config: ControllerConfig, store: Arc<dyn StateStore>) -> Resu
         controller_id: controller_id.clone(),
         shutdown: tasks.token(),
     };
+    let (metrics_for, overview_for) = (doorkeeper.clone(), overview.clone());
     let desk = Desk {
         doorkeeper,
         book,
@@ -167,14 +172,17 @@ pub async fn start(config: ControllerConfig, store: Arc<dyn StateStore>) -> Resu
         clock,
         controller_id: controller_id.clone(),
     };
+    let routes = Routes::new(EnrolmentServer::new(registrar.clone()))
+        .add_service(AgentLinkServer::new(link))
+        .add_service(OperatorServer::new(desk))
+        .into_axum_router()
+        .route("/metrics", axum::routing::get(move |headers| metrics(metrics_for, overview_for, headers)));
     let server = Server::builder()
         .tls_config(tls(&config, &authority, address, now)?)
         .map_err(StartError::Tls)?
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .add_service(EnrolmentServer::new(registrar.clone()))
-        .add_service(AgentLinkServer::new(link))
-        .add_service(OperatorServer::new(desk));
+        .add_routes(Routes::from(routes));
     let token_of_tasks = tasks.token();
     tasks.spawn("server", async move {
         let incoming = TcpListenerStream::new(listener);
@@ -199,6 +207,18 @@ pub async fn start(config: ControllerConfig, store: Arc<dyn StateStore>) -> Resu
         registrar,
         tasks,
     })
+}
+
+/// Answers what monitoring asks, to an operator.
+async fn metrics(doorkeeper: Doorkeeper, overview: Overview, headers: HeaderMap) -> axum::response::Response {
+    let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if let Err(message) = doorkeeper.bearer(header) {
+        return (StatusCode::UNAUTHORIZED, message).into_response();
+    }
+    match crate::metrics::text(&overview).await {
+        Ok(text) => ([(CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, Chain(&error).to_string()).into_response(),
+    }
 }
 
 /// Gives up the history that no watcher needs any more; etcd would keep it for ever.

@@ -61,6 +61,7 @@ impl v1::JobKind {
             v1::JobKind::Delete => "delete",
             v1::JobKind::Gc => "gc",
             v1::JobKind::Repair => "repair",
+            v1::JobKind::Usage => "usage",
         }
     }
 }
@@ -75,6 +76,7 @@ impl v1::RepositoryWork {
             Some(Work::Delete(_)) => v1::JobKind::Delete,
             Some(Work::Gc(_)) => v1::JobKind::Gc,
             Some(Work::Repair(_)) => v1::JobKind::Repair,
+            Some(Work::Usage(_)) => v1::JobKind::Usage,
         }
     }
 
@@ -83,7 +85,7 @@ impl v1::RepositoryWork {
         match &self.work {
             Some(Work::Verify(spec)) => &spec.snapshot,
             Some(Work::Delete(spec)) => &spec.snapshot,
-            None | Some(Work::Check(_) | Work::Gc(_) | Work::Repair(_)) => "",
+            None | Some(Work::Check(_) | Work::Gc(_) | Work::Repair(_) | Work::Usage(_)) => "",
         }
     }
 }

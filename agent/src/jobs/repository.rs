@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::JobContext;
 use super::outcome::Outcome;
-use super::{check, delete, gc, repair, verify};
+use super::{check, delete, gc, repair, usage, verify};
 use crate::error::AgentError;
 use crate::toolbox::Toolbox;
 
@@ -52,7 +52,7 @@ pub fn needs(work: &v1::RepositoryWork) -> Needs {
         Some(Work::Verify(spec)) if verify::opens_content(spec) => Needs::Content,
         Some(Work::Delete(_) | Work::Gc(_)) => Needs::Deletion,
         // Repair mends with a writer's key what does not have to be opened for that.
-        None | Some(Work::Check(_) | Work::Verify(_) | Work::Repair(_)) => Needs::Structure,
+        None | Some(Work::Check(_) | Work::Verify(_) | Work::Repair(_) | Work::Usage(_)) => Needs::Structure,
     }
 }
 
@@ -75,6 +75,7 @@ pub async fn perform(place: &Workplace, work: &v1::RepositoryWork) -> Result<Out
         Some(Work::Check(spec)) => Box::pin(check::perform(place, spec)),
         Some(Work::Verify(spec)) => Box::pin(verify::perform(place, spec)),
         Some(Work::Delete(spec)) => Box::pin(delete::perform(place, spec)),
+        Some(Work::Usage(spec)) => Box::pin(usage::perform(place, spec)),
         // These look at the token themselves, and say what they did.
         Some(Work::Gc(spec)) => return gc::perform(place, spec).await,
         Some(Work::Repair(spec)) => return repair::perform(place, spec).await,
@@ -95,6 +96,7 @@ fn phase(work: &v1::RepositoryWork) -> &'static str {
         Some(Work::Delete(_)) => "deleting",
         Some(Work::Gc(_)) => "collecting",
         Some(Work::Repair(_)) => "repairing",
+        Some(Work::Usage(_)) => "counting",
         None => "working",
     }
 }

@@ -86,7 +86,7 @@ pub(crate) struct JobListArgs {
     pub(crate) source: Option<String>,
 
     /// Only of this kind
-    #[arg(long, value_name = "KIND", value_parser = ["backup", "restore", "check", "verify", "delete", "gc", "repair"])]
+    #[arg(long, value_name = "KIND", value_parser = ["backup", "restore", "check", "verify", "delete", "gc", "repair", "usage"])]
     pub(crate) kind: Option<String>,
 
     /// At most so many

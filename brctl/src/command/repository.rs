@@ -92,7 +92,7 @@ async fn repair(desk: &Desk, args: RepairArgs) -> Ended {
 }
 
 /// Does `work` on the repository that was named, by an agent or here.
-async fn perform(desk: &Desk, name: Option<String>, work: Work, args: WorkArgs) -> Ended {
+pub(super) async fn perform(desk: &Desk, name: Option<String>, work: Work, args: WorkArgs) -> Ended {
     match desk.glass().await? {
         Some(glass) => work::here(desk, &glass, work, &args).await,
         None => work::by_agent(desk, named(desk, name)?, work, args).await,

@@ -1,20 +1,24 @@
-//! `storage check`: whether a place keeps what a region needs, and how fast it is.
+//! `storage check`: whether a place keeps the promises that a region needs, what it offers beyond them, how fast it is, and
+//! what it would cost, before anybody trusts it.
 
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+mod cost;
+mod scratch;
+mod speed;
 
-use breakwater_core::{ByteCount, Clock, ErrorClass, Uid};
-use breakwater_runtime::{SystemClock, SystemEntropy};
-use breakwater_storage::{Payload, Storage, conformance, probe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use breakwater_core::ErrorClass;
+use breakwater_core::PlaceUrl;
+use breakwater_storage::{Features, Operation, Record, Storage, conformance, probe};
 use serde_json::{Value, json};
 
-use crate::args::repository::StorageCommand;
+use crate::args::repository::{StorageCheckArgs, StorageCommand};
 use crate::command::{Desk, Ended, Ending};
 use crate::failure::Failure;
 use crate::output::table::{Column, Kind, Listing};
-
-/// Bytes of one object of the speed test: what a pack has.
-const OBJECT_BYTES: usize = 16 << 20;
+use cost::{Load, Prices};
+use scratch::Scratch;
 
 const CHECKS: Listing = Listing {
     columns: &[
@@ -26,99 +30,113 @@ const CHECKS: Listing = Listing {
     empty: "nothing was checked",
 };
 
+/// The operations whose requests are counted, each with its name in the report.
+const COUNTED: [(Operation, &str); 7] = [
+    (Operation::Create, "puts"),
+    (Operation::Get, "gets"),
+    (Operation::GetRange, "ranged_gets"),
+    (Operation::GetTail, "tail_gets"),
+    (Operation::Head, "looks"),
+    (Operation::List, "lists"),
+    (Operation::Delete, "deletes"),
+];
+
 pub(super) async fn run(desk: &Desk, command: StorageCommand) -> Ended {
-    let StorageCommand::Check { url, size } = command;
-    let (_, url) = crate::settings::region(&url)?;
-    let Some(root) = directory(&url) else {
-        return Err(Failure::usage(format!("`{url}` is not a place that this version can write to"))
-            .hint("file:///path or an absolute path"));
-    };
-    if !root.is_dir() {
-        let message = format!("{} is not a directory that exists", root.display());
-        return Err(Failure::new(ErrorClass::NotFound, message).hint("make it first, or mount what belongs there"));
-    }
-    // A directory of its own, so that what is there already is neither seen nor touched.
-    let scratch = Scratch::make(&root)?;
-    let mut checks = Vec::new();
-    let mut code = 0;
-    match promises(&scratch).await {
-        Ok(detail) => checks.push(json!({"check": "promises", "state": "ok", "detail": detail})),
-        Err(failure) => {
-            checks.push(json!({"check": "promises", "state": "failed", "detail": failure.message()}));
-            code = failure.code();
+    match command {
+        StorageCommand::Check(args) => check(desk, args).await,
+        StorageCommand::Prices => {
+            desk.output.text(Prices::sample())?;
+            Ok(Ending::OK)
         }
     }
-    match conforms(&scratch).await {
-        Ok(()) => checks.push(json!({"check": "conformance", "state": "ok", "detail": "all cases passed"})),
-        Err(failure) => {
-            checks.push(json!({"check": "conformance", "state": "failed", "detail": failure.message()}));
-            code = if code == 0 { failure.code() } else { code };
-        }
+}
+
+async fn check(desk: &Desk, args: StorageCheckArgs) -> Ended {
+    let prices = Prices::read(args.prices.as_deref())?;
+    let (_, url) = crate::settings::region(&args.url)?;
+    let place: PlaceUrl =
+        url.parse().map_err(|error: breakwater_core::PlaceUrlError| Failure::usage(error.to_string()))?;
+    let scratch = Scratch::make(breakwater_agent::wiring::places(), &place).await?;
+    let checked = rows(&scratch, &args).await;
+    // Also after a failure, whose error is the one that matters.
+    let cleared = scratch.clear().await;
+    let (mut checks, code) = checked?;
+    let left = cleared?;
+    if left > 0 {
+        desk.output.note(format!("note: {left} objects in {scratch} cannot be deleted yet, as they are locked"));
     }
-    if code == 0 {
-        checks.extend(speed(&scratch, size).await?);
-    }
-    scratch.remove()?;
+    let load = Load { stored: args.stored, daily: args.daily };
+    checks.extend(prices.rows(place.scheme(), load));
     desk.output.list(&CHECKS, &checks)?;
     Ok(Ending(code))
 }
 
-fn directory(url: &str) -> Option<PathBuf> {
-    let path = url.strip_prefix("file://").unwrap_or(url);
-    path.starts_with('/').then(|| PathBuf::from(path))
-}
-
-/// A directory that is removed again.
-struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    fn make(root: &Path) -> Result<Self, Failure> {
-        let path = root.join(format!("brctl-check-{}", Uid::v7(SystemClock.now(), &SystemEntropy)));
-        std::fs::create_dir(&path).map_err(|error| Failure::io(path.display(), &error))?;
-        Ok(Scratch { path })
+/// A row for each thing that was checked, and the exit code.
+async fn rows(scratch: &Scratch, args: &StorageCheckArgs) -> Result<(Vec<Value>, u8), Failure> {
+    let (mut rows, mut code) = (Vec::new(), 0);
+    let mut note = |check: &str, outcome: Result<String, Failure>| {
+        let (state, detail) = match outcome {
+            Ok(detail) => ("ok", detail),
+            Err(failure) => {
+                code = if code == 0 { failure.code() } else { code };
+                ("failed", failure.message().to_owned())
+            }
+        };
+        rows.push(json!({"check": check, "state": state, "detail": detail}));
+    };
+    note("promises", promises(scratch).await);
+    let features = scratch.open("features").await?.features().await;
+    note("offers", features.map(|features| offers(&features)).map_err(Failure::from));
+    note("conformance", conforms(scratch, args.extras).await);
+    if code == 0 {
+        let record = Record::counting(scratch.open("speed").await?.backend());
+        rows.extend(speed::measure(&Storage::new(Arc::new(record.clone())), args.size).await?);
+        rows.push(requests(&record));
     }
-
-    fn open(&self, name: &str) -> Result<Storage, Failure> {
-        Ok(Storage::file_system(&self.path.join(name))?)
-    }
-
-    fn remove(self) -> Result<(), Failure> {
-        std::fs::remove_dir_all(&self.path)
-            .map_err(|error| Failure::io(format!("cannot remove {}", self.path.display()), &error))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // After an error, which is what the person has to know; what is left behind has a telling name.
-        drop(std::fs::remove_dir_all(&self.path));
-    }
+    Ok((rows, code))
 }
 
 async fn promises(scratch: &Scratch) -> Result<String, Failure> {
-    let capabilities = probe(&scratch.open("probe")?, "").await?;
+    let capabilities = probe(&scratch.open("probe").await?, "").await?;
     Ok(format!("kept; its clock is {:+.3} s from ours", crate::output::moment::seconds(capabilities.clock_skew_micros)))
 }
 
+fn offers(features: &Features) -> String {
+    let tiers: Vec<&str> = features.tiers.iter().map(|tier| tier.as_str()).collect();
+    let word = |has: bool| if has { "yes" } else { "no" };
+    format!(
+        "locks: {}; holds: {}; keeps old versions: {}; compares checksums: {}; tiers: {}",
+        word(features.locks),
+        word(features.holds),
+        word(features.versions),
+        word(features.checksums),
+        if tiers.is_empty() { "one".to_owned() } else { tiers.join(", ") }
+    )
+}
+
 /// The suite that every backend passes, on this very place. A broken promise is a panic that says which.
-async fn conforms(scratch: &Scratch) -> Result<(), Failure> {
-    let path = scratch.path.join("conformance");
-    std::fs::create_dir(&path).map_err(|error| Failure::io(path.display(), &error))?;
+async fn conforms(scratch: &Scratch, extras: bool) -> Result<String, Failure> {
+    let scratch = scratch.clone();
     let quiet = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let run = tokio::task::spawn_blocking(move || {
-        let number = std::sync::atomic::AtomicU32::new(0);
-        tokio::runtime::Handle::current().block_on(conformance::run(async || {
-            let next = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            Storage::file_system(&path.join(next.to_string())).expect("a directory of its own for each case")
-        }));
+        let number = AtomicU32::new(0);
+        let make = async || {
+            let name = format!("case-{}", number.fetch_add(1, Ordering::Relaxed));
+            scratch.open(&name).await.unwrap_or_else(|failure| panic!("{}", failure.message()))
+        };
+        tokio::runtime::Handle::current().block_on(async {
+            match extras {
+                true => conformance::run(make).await,
+                false => conformance::promises(make).await,
+            }
+        });
     });
     let ended = run.await;
     std::panic::set_hook(quiet);
     match ended {
-        Ok(()) => Ok(()),
+        Ok(()) if extras => Ok("all cases passed, those of locks, holds and tiers among them".to_owned()),
+        Ok(()) => Ok("all cases passed; locks, holds and tiers were not tried (--extras does)".to_owned()),
         Err(error) => {
             let panic = error.into_panic();
             let said = panic
@@ -131,53 +149,15 @@ async fn conforms(scratch: &Scratch) -> Result<(), Failure> {
     }
 }
 
-async fn speed(scratch: &Scratch, mib: u32) -> Result<Vec<Value>, Failure> {
-    let storage = scratch.open("speed")?;
-    let objects = (u64::from(mib.max(1)) << 20).div_ceil(OBJECT_BYTES as u64);
-    let content = Payload::from(conformance::pattern(1, OBJECT_BYTES));
-    let names: Vec<String> = (0..objects).map(|n| format!("speed/{n}")).collect();
-    let begun = Instant::now();
-    for name in &names {
-        storage.create(name, content.clone()).await?;
+/// What the measurement asked of the place.
+fn requests(record: &Record) -> Value {
+    let counts = COUNTED.map(|(operation, name)| (name, record.count(operation).calls));
+    let said: Vec<String> =
+        counts.iter().filter(|(_, calls)| *calls > 0).map(|(name, calls)| format!("{calls} {name}")).collect();
+    let mut row =
+        json!({"check": "requests", "state": "ok", "detail": format!("the speed test made {}", said.join(", "))});
+    for (name, calls) in counts {
+        row[name] = Value::from(calls);
     }
-    let written = begun.elapsed();
-    let begun = Instant::now();
-    for name in &names {
-        let read = storage.get(name).await?;
-        if read.len() != OBJECT_BYTES {
-            return Err(Failure::new(ErrorClass::Corrupt, format!("`{name}` came back with {} bytes", read.len())));
-        }
-    }
-    let read = begun.elapsed();
-    let begun = Instant::now();
-    const SMALL: u32 = 50;
-    for n in 0..SMALL {
-        storage.create(&format!("small/{n}"), Payload::from(vec![7; 100])).await?;
-    }
-    let small = begun.elapsed() / SMALL;
-    let bytes = objects * OBJECT_BYTES as u64;
-    let rate = |elapsed: std::time::Duration| {
-        #[expect(
-            clippy::cast_precision_loss,
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a rate for people"
-        )]
-        let rate = (bytes as f64 / elapsed.as_secs_f64().max(1e-6)) as u64;
-        rate
-    };
-    let row = |check: &str, rate: u64| json!({"check": check, "state": "ok", "detail": format!("{}/s, durable, one at a time", ByteCount(rate)), "bytes_per_second": rate});
-    let mut reading = row("read", rate(read));
-    reading["detail"] = Value::from(format!(
-        "{}/s, one at a time, from the cache of this machine where it has one",
-        ByteCount(rate(read))
-    ));
-    Ok(vec![
-        row("write", rate(written)),
-        reading,
-        json!({
-            "check": "small object", "state": "ok", "detail": format!("{:.1} ms each, durable", small.as_secs_f64() * 1e3),
-            "seconds": small.as_secs_f64(),
-        }),
-    ])
+    row
 }

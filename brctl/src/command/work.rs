@@ -29,6 +29,20 @@ const CHECKED: Listing = Listing {
     empty: "nothing was checked",
 };
 
+const USED: Listing = Listing {
+    columns: &[
+        Column::new("REGION", "/region", Kind::Text),
+        Column::new("TIER", "/tier", Kind::Text),
+        Column::new("OBJECTS", "/objects", Kind::Text),
+        Column::new("BYTES", "/bytes", Kind::Bytes),
+        Column::new("ADDED IN 1D", "/added_1d", Kind::Bytes),
+        Column::new("7D", "/added_7d", Kind::Bytes),
+        Column::new("30D", "/added_30d", Kind::Bytes),
+    ],
+    name: "/region",
+    empty: "nothing was counted",
+};
+
 /// Has an agent do `work` on the repository called `repository`, the only one when empty.
 pub(super) async fn by_agent(desk: &Desk, repository: String, work: Work, args: WorkArgs) -> Ended {
     let work: v1::RepositoryWork = work.into();
@@ -60,6 +74,7 @@ pub(super) async fn here(desk: &Desk, glass: &Glass, work: Work, args: &WorkArgs
     let regions = || summary["regions"].as_array().map_or(&[][..], Vec::as_slice);
     match work.kind() {
         v1::JobKind::Check => desk.output.list(&CHECKED, regions())?,
+        v1::JobKind::Usage => desk.output.list(&USED, regions())?,
         v1::JobKind::Verify => {
             let id = summary["snapshot"].as_str().unwrap_or_default();
             desk.output.item(summary, id, || CHECKED.table(regions(), false))?;

@@ -1,7 +1,8 @@
 //! A repository as declared: its regions and how many of them must hold an object before it counts.
 
-use breakwater_core::Name;
 use serde::{Deserialize, Serialize};
+
+use super::region::{RegionRole, RegionSpec};
 
 /// The `spec` of a `Repository`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,40 +13,6 @@ pub struct RepositorySpec {
     /// Sync regions that must hold an object before it is durable; 1 unless said.
     #[serde(default = "default_commit")]
     pub commit: u32,
-}
-
-/// One region.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct RegionSpec {
-    /// Its name.
-    pub name: Name,
-    /// Where it is: `file:///path` or an absolute path, as its agents see it.
-    pub url: String,
-    /// `sync` unless said.
-    #[serde(default)]
-    pub role: RegionRole,
-}
-
-/// What a region is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RegionRole {
-    /// Counts for `commit`.
-    #[default]
-    Sync,
-    /// Follows; a full copy that is never waited for.
-    Async,
-}
-
-impl RegionRole {
-    /// The word in documents and on the wire.
-    pub fn word(self) -> &'static str {
-        match self {
-            RegionRole::Sync => "sync",
-            RegionRole::Async => "async",
-        }
-    }
 }
 
 fn default_commit() -> u32 {
@@ -66,24 +33,18 @@ impl RepositorySpec {
             if earlier().any(|other| other.name == region.name) {
                 return Err(format!("spec.regions: two regions are named `{}`", region.name));
             }
-            if let Some(other) = earlier().find(|other| place(&other.url) == place(&region.url)) {
+            region.check().map_err(|error| format!("spec.regions: {error}"))?;
+            let is_same = |other: &&RegionSpec| match (other.place(), region.place()) {
+                (Ok(one), Ok(two)) => one.is_same_place(&two),
+                _ => false,
+            };
+            if let Some(other) = earlier().find(is_same) {
                 return Err(format!(
                     "spec.regions: `{}` and `{}` are one place: {}",
                     other.name, region.name, region.url
                 ));
             }
-            let known = region.url.starts_with('/') || region.url.starts_with("file:///");
-            if !known {
-                return Err(format!(
-                    "spec.regions: `{}`: `{}` is not a place this version can write to (hint: file:///path or an absolute path)",
-                    region.name, region.url
-                ));
-            }
         }
         Ok(())
     }
-}
-
-fn place(url: &str) -> &str {
-    url.strip_prefix("file://").unwrap_or(url).trim_end_matches('/')
 }

@@ -21,4 +21,4 @@ pub use id::{
 };
 pub use place::{PlaceUrl, PlaceUrlError};
 pub use point::{LogPosition, Lsn, TimelineId, Watermark};
-pub use unit::{ByteCount, Timestamp};
+pub use unit::{BadByteCount, ByteCount, Timestamp};

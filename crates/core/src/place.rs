@@ -56,6 +56,12 @@ impl PlaceUrl {
         if inner.is_empty() { String::new() } else { format!("{inner}/") }
     }
 
+    /// The place `name` within this one, reached in the same way.
+    #[must_use]
+    pub fn join(&self, name: &str) -> PlaceUrl {
+        PlaceUrl { path: format!("{}/{name}", self.path.trim_end_matches('/')), ..self.clone() }
+    }
+
     /// An option, if it is said.
     pub fn option(&self, name: &str) -> Option<&str> {
         self.options.get(name).map(String::as_str)
@@ -203,6 +209,10 @@ mod tests {
         let url = parse("s3://bucket/a/b/?region=eu-west-1&endpoint=http://127.0.0.1:5000&path-style");
         assert_eq!((url.scheme(), url.host(), url.path(), &*url.prefix()), ("s3", "bucket", "/a/b", "a/b/"));
         assert_eq!(url.option("endpoint"), Some("http://127.0.0.1:5000"));
+        assert_eq!(
+            url.join("c").to_string(),
+            "s3://bucket/a/b/c?endpoint=http://127.0.0.1:5000&path-style=&region=eu-west-1"
+        );
         assert_eq!((url.flag("path-style"), url.flag("absent")), (Ok(true), Ok(false)));
         assert!(url.flag("region").unwrap_err().to_string().contains("`region` is true or false, not `eu-west-1`"));
         assert!(url.only_options(&["region", "endpoint", "path-style"]).is_ok());

@@ -141,9 +141,53 @@ impl fmt::Display for ByteCount {
     }
 }
 
+impl FromStr for ByteCount {
+    type Err = BadByteCount;
+
+    /// Reads `65536`, `64KiB`, `50 MiB`, `1GiB` or `2TiB`.
+    fn from_str(text: &str) -> Result<Self, BadByteCount> {
+        let bad = || BadByteCount(text.to_owned());
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| bad())?;
+        let shift = match unit.trim() {
+            "" | "B" => 0,
+            "KiB" | "k" | "K" => 10,
+            "MiB" | "m" | "M" => 20,
+            "GiB" | "g" | "G" => 30,
+            "TiB" | "t" | "T" => 40,
+            _ => return Err(bad()),
+        };
+        number.checked_mul(1 << shift).map(ByteCount).ok_or_else(bad)
+    }
+}
+
+/// A text that is no number of bytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a size like 64KiB or 1MiB")]
+pub struct BadByteCount(String);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let good = [
+            ("4096", 4096),
+            ("64KiB", 65536),
+            ("1 MiB", 1 << 20),
+            ("4GiB", 4 << 30),
+            ("8m", 8 << 20),
+            ("2TiB", 2 << 40),
+        ];
+        for (text, bytes) in good {
+            assert_eq!(text.parse(), Ok(ByteCount(bytes)), "{text}");
+        }
+        for bad in ["", "KiB", "1.5MiB", "1TB", "-1", "99999999TiB"] {
+            assert!(bad.parse::<ByteCount>().unwrap_err().to_string().contains("64KiB"), "{bad}");
+        }
+    }
 
     #[test]
     fn moments_are_read_as_people_write_them() {

@@ -99,6 +99,7 @@ impl Files {
             base,
             budget: ByteBudget::new(BUDGET),
             compression: Compression::default(),
+            uploads: 0,
             threads: 0,
             read_rate: None,
             scratch,

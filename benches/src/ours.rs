@@ -84,6 +84,7 @@ impl Ours {
             base: base.cloned(),
             budget: ByteBudget::new(BUDGET),
             compression: breakwater_repository::format::codec::Compression::default(),
+            uploads: 0,
             threads,
             read_rate: None,
             scratch: std::env::temp_dir(),

@@ -27,6 +27,9 @@ pub enum Work {
         /// The word of the compression; empty: the agent's own choice.
         #[serde(default)]
         compression: String,
+        /// Packs on their way at once; 0: the agent's own choice.
+        #[serde(default)]
+        uploads: u32,
     },
     /// Bring something back. The protocol's message, encoded.
     Restore {
@@ -80,11 +83,12 @@ impl Work {
             ControlError::answer(ErrorClass::Corrupt, message)
         };
         Ok(match self {
-            Work::Backup { snapshot, read, compression } => v1::start_job::Work::Backup(v1::BackupSpec {
+            Work::Backup { snapshot, read, compression, uploads } => v1::start_job::Work::Backup(v1::BackupSpec {
                 source_uid: job.source_uid.map(|uid| uid.to_string()).unwrap_or_default(),
                 snapshot_id: snapshot.to_string(),
                 read: read.clone(),
                 compression: compression.clone(),
+                uploads: *uploads,
             }),
             Work::Restore { spec } => v1::start_job::Work::Restore(decoded(spec).ok_or_else(unreadable)?),
             Work::Repository { spec } => {
@@ -147,6 +151,7 @@ mod tests {
             snapshot: SnapshotId::from_bytes([9; 16]),
             read: "full".to_owned(),
             compression: String::new(),
+            uploads: 0,
         };
         let gc = Work::on_repository(&OnRepository::Gc(v1::GcSpec { repack_below: 30, ..Default::default() }).into());
         let this = job(9, gc.clone(), JobState::Dispatched, 1);

@@ -28,6 +28,7 @@ pub const AGENT: &str = "db-1";
 pub struct Builder {
     regions: Vec<String>,
     places: BTreeMap<String, PathBuf>,
+    remote: BTreeMap<String, String>,
     commit: u32,
     etcd: Option<String>,
     env: Vec<(String, String)>,
@@ -62,6 +63,12 @@ impl Builder {
         self
     }
 
+    /// Puts a region where `url` says, on a server that the test has started.
+    pub fn remote(mut self, region: &str, url: &str) -> Builder {
+        self.remote.insert(region.to_owned(), url.to_owned());
+        self
+    }
+
     /// How many sync regions must hold an object; 1 otherwise.
     pub fn commit(mut self, commit: u32) -> Builder {
         self.commit = commit;
@@ -93,7 +100,11 @@ impl Builder {
             Some(dir) => dir.clone(),
             None => home.path().join("regions").join(name),
         };
-        let regions: Vec<Region> = self.regions.iter().map(|name| Region::new(name, place(name))).collect();
+        let region = |name: &String| match self.remote.get(name) {
+            Some(url) => Region::remote(name, url),
+            None => Region::new(name, place(name)),
+        };
+        let regions: Vec<Region> = self.regions.iter().map(region).collect();
         for place in ["regions", "keys", "restored"] {
             std::fs::create_dir(home.path().join(place)).with_context(|| format!("make a place for the {place}"))?;
         }
@@ -124,7 +135,15 @@ impl Fleet {
     /// Two regions, `commit: 1`, the embedded store, the key that restores on the agent.
     pub fn builder() -> Builder {
         let regions = vec!["east".to_owned(), "west".to_owned()];
-        Builder { regions, places: BTreeMap::new(), commit: 1, etcd: None, env: Vec::new(), restore_key: true }
+        Builder {
+            regions,
+            places: BTreeMap::new(),
+            remote: BTreeMap::new(),
+            commit: 1,
+            etcd: None,
+            env: Vec::new(),
+            restore_key: true,
+        }
     }
 
     /// The directory that holds everything.

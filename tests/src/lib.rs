@@ -3,11 +3,12 @@
 //! Each file of `tests/tests` is one scenario. A [`Fleet`] is a controller, agents and a repository in directories of its own; it is
 //! driven through `brctl` and signals alone, as an operator and a crash would. The parts' logs are shown when a test fails.
 //!
-//! Reading order: [`fleet`], [`part`], [`brctl`], [`region`], [`source`], [`load`], [`packs`], [`restored`].
+//! Reading order: [`fleet`], [`part`], [`brctl`], [`region`], [`source`], [`load`], [`packs`], [`restored`], [`main_job`].
 
 pub mod brctl;
 pub mod fleet;
 pub mod load;
+pub mod main_job;
 pub mod packs;
 pub mod part;
 pub mod region;

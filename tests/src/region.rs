@@ -1,4 +1,4 @@
-//! A region in a directory, and what can happen to its place.
+//! A region in a directory, and what can happen to its place; or one on a server.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,20 @@ use breakwater_testkit::tree::{Entry, tree};
 #[derive(Clone, Debug)]
 pub struct Region {
     name: String,
+    url: String,
     dir: PathBuf,
 }
 
 impl Region {
     /// The region `name` in `dir`, which need not be there.
     pub fn new(name: &str, dir: impl Into<PathBuf>) -> Region {
-        Region { name: name.to_owned(), dir: dir.into() }
+        let dir = dir.into();
+        Region { name: name.to_owned(), url: format!("file://{}", dir.display()), dir }
+    }
+
+    /// The region `name` at `url`, on a server. It has no directory, and nothing can be looked for there.
+    pub fn remote(name: &str, url: &str) -> Region {
+        Region { name: name.to_owned(), url: url.to_owned(), dir: PathBuf::new() }
     }
 
     /// Its name in the repository.
@@ -31,7 +38,7 @@ impl Region {
 
     /// The URL of its place.
     pub fn url(&self) -> String {
-        format!("file://{}", self.dir.display())
+        self.url.clone()
     }
 
     fn away(&self) -> PathBuf {

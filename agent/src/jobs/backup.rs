@@ -111,6 +111,7 @@ pub(super) async fn run(
         base: base.map(|base| *base),
         budget: tools.budget.clone(),
         compression,
+        uploads: usize::try_from(spec.uploads).unwrap_or(usize::MAX),
         threads: 0,
         read_rate: None,
         scratch: tools.scratch.clone(),

@@ -26,6 +26,10 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_name = "WORD")]
     pub(crate) compression: Option<String>,
 
+    /// Packs that are on their way into the regions at once [default: the plan's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) uploads: Option<u32>,
+
     /// Check level after the backup
     #[arg(long, value_name = "LEVEL")]
     pub(crate) verify: Option<String>,

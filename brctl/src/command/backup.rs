@@ -17,6 +17,7 @@ pub(super) async fn run(desk: &Desk, command: BackupCommand) -> Ended {
         mode: args.mode.word().to_owned(),
         compression: args.compression.unwrap_or_default(),
         request_id: args.request_id.unwrap_or_default(),
+        uploads: args.uploads.unwrap_or(0),
     };
     let jobs = client.call(client.operator().run_backup(request)).await?.jobs;
     job::follow(desk, jobs, args.wait).await

@@ -16,6 +16,9 @@ pub struct PlanSpec {
     /// How data is compressed: a word like `zstd:3` (see [`super::compression`]); the agent's own choice unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<String>,
+    /// Packs of one backup that are on their way into the regions at once; the agent's own choice unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uploads: Option<u32>,
 }
 
 impl PlanSpec {
@@ -31,6 +34,9 @@ impl PlanSpec {
         if let Some(word) = &self.compression {
             compression::check(word).map_err(|bad| format!("spec.compression: {bad}"))?;
         }
-        Ok(())
+        match self.uploads {
+            Some(0) => Err("spec.uploads: with none at once nothing is ever written".to_owned()),
+            _ => Ok(()),
+        }
     }
 }

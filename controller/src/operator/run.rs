@@ -54,12 +54,16 @@ impl Desk {
         for source in sources_of(&declared, &request.name)? {
             let place = self.place_of_source(&declared, &source, None).await?;
             let id = self.job_id(&request.request_id, &source);
-            let planned = declared.plan_of(&source).and_then(|(_, plan)| plan.compression.clone());
+            let plan = declared.plan_of(&source).map(|(_, plan)| plan);
             let compression = match request.compression.as_str() {
-                "" => planned.unwrap_or_default(),
+                "" => plan.and_then(|plan| plan.compression.clone()).unwrap_or_default(),
                 asked => asked.to_owned(),
             };
-            let work = Work::Backup { snapshot: snapshot_of(id), read: "full".to_owned(), compression };
+            let uploads = match request.uploads {
+                0 => plan.and_then(|plan| plan.uploads).unwrap_or(0),
+                asked => asked,
+            };
+            let work = Work::Backup { snapshot: snapshot_of(id), read: "full".to_owned(), compression, uploads };
             jobs.push(self.accept(&namespace, id, work, place, parent.clone()).await?);
         }
         Ok(jobs)

@@ -113,6 +113,8 @@ pub struct BackupJob {
     pub budget: ByteBudget,
     /// How its content is compressed; its structure is `zstd:3` always.
     pub compression: Compression,
+    /// Packs that are on their way into the regions at once; 0: [`upload::AT_ONCE`].
+    pub uploads: usize,
     /// Threads that read, compress and seal; 0: as many as there are processors.
     pub threads: usize,
     /// Bytes per second to read from the source at most.
@@ -185,7 +187,7 @@ async fn run(job: BackupJob) -> Result<BackupOutcome, PipelineError> {
     let cancel = job.cancel.clone();
     let (sender, receiver) = mpsc::channel(1);
     // The uploads belong to the trace of whoever asked for the backup.
-    let uploads = upload::upload(Arc::new(job.writer.clone()), receiver, stop.clone()).in_current_span();
+    let uploads = upload::upload(Arc::new(job.writer.clone()), receiver, job.uploads, stop.clone()).in_current_span();
     let uploads = tokio::spawn(uploads);
     let read = read(job, sender, &stop).await;
     if read.is_err() {

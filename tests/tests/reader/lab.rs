@@ -155,6 +155,7 @@ impl Lab {
             base,
             budget: ByteBudget::new(48 << 20),
             compression: self.compression,
+            uploads: 0,
             threads: 2,
             read_rate: None,
             scratch: self.dir.path().to_owned(),

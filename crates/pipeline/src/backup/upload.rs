@@ -12,15 +12,17 @@ use tokio::sync::mpsc;
 use super::worker::Stop;
 use crate::PipelineError;
 
-/// Packs on their way at once; room limits them too.
-const AT_ONCE: usize = 4;
+/// Packs on their way at once unless said otherwise; room limits them too.
+pub(crate) const AT_ONCE: usize = 4;
 
-/// Uploads until all senders are gone. The first failure stops the run.
+/// Uploads `at_once` packs at a time until all senders are gone. The first failure stops the run.
 pub(crate) async fn upload(
     writer: Arc<dyn ObjectWriter>,
     mut packs: mpsc::Receiver<SealedPack>,
+    at_once: usize,
     stop: Stop,
 ) -> Result<(), PipelineError> {
+    let at_once = if at_once == 0 { AT_ONCE } else { at_once };
     let mut running = FuturesUnordered::new();
     let mut open = true;
     let result = loop {
@@ -34,7 +36,7 @@ pub(crate) async fn upload(
                 Ok(()) => {}
                 Err(error) => break Err(error),
             },
-            pack = packs.recv(), if open && running.len() < AT_ONCE => match pack {
+            pack = packs.recv(), if open && running.len() < at_once => match pack {
                 Some(pack) => running.push(one(Arc::clone(&writer), pack)),
                 None => open = false,
             },

@@ -123,6 +123,7 @@ impl Lab {
             base,
             budget: self.budget.clone(),
             compression: breakwater_repository::format::codec::Compression::default(),
+            uploads: 0,
             threads: 2,
             read_rate: None,
             scratch: std::env::temp_dir(),

@@ -190,7 +190,7 @@ pub async fn start(config: ControllerConfig, store: Arc<dyn StateStore>) -> Resu
         tokio::select! {
             result = server.serve_with_incoming(incoming) => {
                 if let Err(error) = result {
-                    tracing::error!(error = %breakwater_core::Chain(&error), "the server ended");
+                    tracing::error!(error = %Chain(&error), "the server ended");
                 }
             }
             () = token_of_tasks.cancelled() => {}
@@ -236,7 +236,7 @@ async fn compact(store: Arc<dyn StateStore>, shutdown: tokio_util::sync::Cancell
             Err(error) => Err(error),
         };
         if let Err(error) = compacted {
-            tracing::warn!(error = %breakwater_core::Chain(&error), "the state's history was not compacted");
+            tracing::warn!(error = %Chain(&error), "the state's history was not compacted");
         }
     }
 }

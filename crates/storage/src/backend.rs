@@ -200,7 +200,7 @@ pub trait Backend: Send + Sync + Debug + 'static {
 }
 
 /// The trouble of an object of `size` bytes that does not hold `range`; `None` when it does.
-pub(crate) fn range_trouble(range: &Range<u64>, size: u64) -> Option<(StorageErrorKind, RangeTrouble)> {
+pub fn range_trouble(range: &Range<u64>, size: u64) -> Option<(StorageErrorKind, RangeTrouble)> {
     let trouble = RangeTrouble { start: range.start, end: range.end, size };
     if range.start > range.end {
         Some((StorageErrorKind::Invalid, trouble))
@@ -214,7 +214,7 @@ pub(crate) fn range_trouble(range: &Range<u64>, size: u64) -> Option<(StorageErr
 /// A range that is not in the object.
 #[derive(Debug, thiserror::Error)]
 #[error("bytes {start} to {end} were asked of an object of {size} bytes")]
-pub(crate) struct RangeTrouble {
+pub struct RangeTrouble {
     start: u64,
     end: u64,
     size: u64,

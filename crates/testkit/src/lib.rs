@@ -4,7 +4,7 @@
 //! Whatever a test needs and the machine lacks is an error that says what installs it; nothing here skips quietly.
 //!
 //! Reading order: [`dirs`], [`tree`], [`wait`], [`port`], [`user`]; then [`postgres`] with [`ledger`], [`process`], [`fault`], [`otlp`];
-//! [`moto`] and [`softhsm`] for key services.
+//! [`moto`] and [`softhsm`] for key services, [`sshd`] for regions over SFTP.
 
 pub mod dirs;
 pub mod etcd;
@@ -16,6 +16,7 @@ pub mod port;
 pub mod postgres;
 pub mod process;
 pub mod softhsm;
+pub mod sshd;
 pub mod tree;
 pub mod user;
 pub mod wait;

@@ -60,7 +60,7 @@ impl Call {
         let gone = |what: &'static str| Failure::because(StorageErrorKind::Unreachable, what);
         match self.connection.stat(&self.root).await {
             Ok(attributes) if kind_of(&attributes)? == Kind::Directory => Ok(()),
-            Ok(_) => Err(gone("the path is not a directory")),
+            Ok(_) => Err(gone("the path is not a directory (hint: name one, or move away what is there)")),
             Err(Refusal::Missing) => Err(gone(
                 "the directory does not exist (hint: is what should be mounted there mounted? Below a ChrootDirectory the path \
                  begins there)",

@@ -103,7 +103,7 @@ impl Pool {
         }
         // The broken one ends for its last users too, before there is another.
         if let Some(broken) = connection.take() {
-            broken.close().await;
+            broken.close();
         }
         let made = Arc::new(Connection::open(&self.settings).await?);
         *connection = Some(Arc::clone(&made));

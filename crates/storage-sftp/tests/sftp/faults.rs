@@ -43,7 +43,7 @@ async fn a_server_killed_in_the_middle_of_a_create_shows_nothing_in_part() {
     // As it is used: whoever comes upon a connection that was killed tries again.
     let policy = RetryPolicy::new(5, Duration::from_millis(1), Duration::from_millis(10));
     let patient = Storage::new(Arc::new(Retry::new(region.backend(), policy, Arc::new(SystemEntropy))));
-    let content = Payload::from(conformance::pattern(7, 24 * MIB));
+    let content = Payload::from(conformance::pattern(7, 10 * MIB));
     let mut interrupted = 0;
     for round in 0_u64..6 {
         let key = format!("data/{round}");
@@ -52,7 +52,7 @@ async fn a_server_killed_in_the_middle_of_a_create_shows_nothing_in_part() {
             async move { region.create(&key, content).await }
         });
         // Another instant of the write each round; the last may hit the publication.
-        let reached = round * 5 * MIB as u64;
+        let reached = round * 2 * MIB as u64;
         until_true("the write has come so far", Duration::from_secs(60), async || {
             create.is_finished() || unfinished_bytes(&root) >= reached.max(1)
         })

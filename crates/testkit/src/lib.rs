@@ -4,8 +4,9 @@
 //! Whatever a test needs and the machine lacks is an error that says what installs it; nothing here skips quietly.
 //!
 //! Reading order: [`dirs`], [`tree`], [`wait`], [`port`], [`user`]; then [`postgres`] with [`ledger`], [`process`], [`fault`], [`otlp`];
-//! [`moto`] and [`softhsm`] for key services.
+//! [`moto`] and [`softhsm`] for key services; [`azurite`] for object storage.
 
+pub mod azurite;
 pub mod dirs;
 pub mod etcd;
 pub mod fault;

@@ -143,7 +143,12 @@ impl Backend for Azure {
         let look = self.look(Operation::GetTail, key).await?;
         let size = look.meta.size;
         if look.meta.availability != Availability::Ready {
-            return Err(self.judge.say(StorageErrorKind::Archived, Operation::GetTail, key, "it is in the archive tier"));
+            return Err(self.judge.say(
+                StorageErrorKind::Archived,
+                Operation::GetTail,
+                key,
+                "it is in the archive tier",
+            ));
         }
         let range = size.saturating_sub(length)..size;
         if range.is_empty() {
@@ -217,7 +222,9 @@ impl Backend for Azure {
         // Why a policy was refused has no code of its own; the policy that is there tells.
         let kept = self.look(Operation::Retain, key).await?.protection.retention;
         Err(match kept {
-            Some(kept) if (retention.mode, retention.until) < (kept.mode, kept.until) || retention.until < kept.until => {
+            Some(kept)
+                if (retention.mode, retention.until) < (kept.mode, kept.until) || retention.until < kept.until =>
+            {
                 self.judge.say(StorageErrorKind::Locked, Operation::Retain, key, &locked_until(kept.until))
             }
             _ => self.no_locks(error),

@@ -43,8 +43,9 @@ impl Certificate {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Certificate, String> {
-        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
-            .map_err(|_| "there is no certificate in it (hint: PEM, with the private key in the same file)".to_owned())?;
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
+            "there is no certificate in it (hint: PEM, with the private key in the same file)".to_owned()
+        })?;
         let key = match PrivateKeyDer::from_pem_slice(pem.as_bytes()) {
             Ok(PrivateKeyDer::Pkcs8(key)) => RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).ok(),
             Ok(PrivateKeyDer::Pkcs1(key)) => RsaKeyPair::from_der(key.secret_pkcs1_der()).ok(),
@@ -83,5 +84,58 @@ impl ClientAssertion for Certificate {
     async fn secret(&self, _: Option<ClientMethodOptions<'_>>) -> azure_core::Result<String> {
         let failed = |_| azure_core::Error::with_message(ErrorKind::Credential, "the certificate's key does not sign");
         self.statement().map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::signature::{KeyPair, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey};
+    use breakwater_core::Timestamp;
+    use breakwater_runtime::SystemEntropy;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct At(i64);
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_micros(self.0)
+        }
+    }
+
+    fn certificate(pem: &str) -> Result<Certificate, String> {
+        let (clock, entropy) = (Arc::new(At(1_700_000_000_999_999)), Arc::new(SystemEntropy));
+        Certificate::new(pem, "app", "https://login/tenant/oauth2/v2.0/token".to_owned(), clock, entropy)
+    }
+
+    #[test]
+    fn a_statement_is_signed_and_says_who_to_whom_and_until_when() {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let signed = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap().self_signed(&key).unwrap();
+        let certificate = certificate(&format!("{}{}", key.serialize_pem(), signed.pem())).unwrap();
+        let statement = certificate.statement().unwrap();
+        let (content, signature) = statement.rsplit_once('.').unwrap();
+        let public = UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA256, certificate.key.public_key().as_ref());
+        public.verify(content.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).unwrap()).unwrap();
+        let parts = content.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).unwrap());
+        let parts: Vec<serde_json::Value> = parts.map(|part| serde_json::from_slice(&part).unwrap()).collect();
+        assert_eq!(parts[0]["alg"], "PS256");
+        assert_eq!(parts[0]["x5t#S256"], URL_SAFE_NO_PAD.encode(Sha256::digest(signed.der())));
+        assert_eq!((&parts[1]["iss"], &parts[1]["sub"]), (&json!("app"), &json!("app")));
+        assert_eq!(parts[1]["aud"], "https://login/tenant/oauth2/v2.0/token");
+        assert_eq!((&parts[1]["nbf"], &parts[1]["exp"]), (&json!(1_700_000_000), &json!(1_700_000_600)));
+        let again = certificate.statement().unwrap();
+        assert_ne!(again.split('.').nth(1), content.split('.').nth(1), "each statement is used once");
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        assert!(certificate("").unwrap_err().contains("no certificate"));
+        let key = rcgen::KeyPair::generate().unwrap();
+        let signed = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap().self_signed(&key).unwrap();
+        for pem in [signed.pem(), format!("{}{}", key.serialize_pem(), signed.pem())] {
+            assert!(certificate(&pem).unwrap_err().contains("no RSA key"));
+        }
     }
 }

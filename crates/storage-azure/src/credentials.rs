@@ -143,9 +143,8 @@ impl Surroundings<'_> {
         let name = format!("the certificate of the application {client}");
         let pem = secret::read(Path::new(path)).await?;
         let audience = format!("{}/{tenant}/oauth2/v2.0/token", self.authority());
-        let certificate =
-            Certificate::new(&pem, &client, audience, Arc::clone(self.clock), Arc::clone(self.entropy))
-                .map_err(|why| format!("{path}: {why}"))?;
+        let certificate = Certificate::new(&pem, &client, audience, Arc::clone(self.clock), Arc::clone(self.entropy))
+            .map_err(|why| format!("{path}: {why}"))?;
         let options = ClientAssertionCredentialOptions { client_options: self.client_options()? };
         let credential = ClientAssertionCredential::new(tenant, client, certificate, Some(options));
         Ok(Chosen { name, way: Way::Token(credential.map_err(|error| reasons(&error))?) })

@@ -18,10 +18,13 @@ impl Azure {
                     let why = protection.retention.map_or("it is held".to_owned(), |lock| locked_until(lock.until));
                     return Err(self.judge.say(StorageErrorKind::Locked, Operation::Delete, key, &why));
                 }
-                self.delete_one(key, BlobClientDeleteOptions {
-                    delete_snapshots: Some(DeleteSnapshotsOptionType::Include),
-                    ..BlobClientDeleteOptions::default()
-                })
+                self.delete_one(
+                    key,
+                    BlobClientDeleteOptions {
+                        delete_snapshots: Some(DeleteSnapshotsOptionType::Include),
+                        ..BlobClientDeleteOptions::default()
+                    },
+                )
                 .await?;
                 look.version.is_some()
             }

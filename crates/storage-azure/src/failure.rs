@@ -72,9 +72,10 @@ impl Judge {
                 Some("the documentation of this backend says where credentials are looked for".to_owned()),
             ),
             ErrorKind::Other => (StorageErrorKind::Other, None),
-            ErrorKind::DataConversion => {
-                (StorageErrorKind::Unreachable, Some("does something else answer there? see `endpoint` and `proxy`".to_owned()))
-            }
+            ErrorKind::DataConversion => (
+                StorageErrorKind::Unreachable,
+                Some("does something else answer there? see `endpoint` and `proxy`".to_owned()),
+            ),
             _ => (StorageErrorKind::Unreachable, self.way(&text)),
         };
         let hint = hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
@@ -132,9 +133,12 @@ fn verdict(status: u16, code: &str) -> (StorageErrorKind, Option<&'static str>) 
         (_, code) if code.starts_with("BlobImmutable") => (Locked, None),
         (409, "ContainerBeingDeleted" | "ContainerDisabled" | "AccountBeingCreated") => (Unreachable, None),
         (_, "AuthenticationFailed") => (Denied, Some("is it that of this account, whole, and not past its end?")),
-        (_, "AuthorizationPermissionMismatch") => {
-            (Denied, Some("it lacks a right for this: a role on data, such as Storage Blob Data Contributor, or a permission of the SAS"))
-        }
+        (_, "AuthorizationPermissionMismatch") => (
+            Denied,
+            Some(
+                "it lacks a right for this: a role on data, such as Storage Blob Data Contributor, or a permission of the SAS",
+            ),
+        ),
         (_, "AuthorizationFailure") => {
             (Denied, Some("it lacks a right for this, or the account's firewall keeps this host out"))
         }
@@ -251,11 +255,21 @@ mod tests {
 
     #[test]
     fn what_passes_later_is_transient_and_what_does_not_is_not() {
-        let transient = |status, code| matches!(verdict(status, code).0, StorageErrorKind::Throttled | StorageErrorKind::Unreachable);
-        for (status, code) in [(503, "ServerBusy"), (429, ""), (500, "InternalError"), (500, "OperationTimedOut"), (502, "")] {
+        let transient = |status, code| {
+            matches!(verdict(status, code).0, StorageErrorKind::Throttled | StorageErrorKind::Unreachable)
+        };
+        for (status, code) in
+            [(503, "ServerBusy"), (429, ""), (500, "InternalError"), (500, "OperationTimedOut"), (502, "")]
+        {
             assert!(transient(status, code), "{status} {code}");
         }
-        for (status, code) in [(403, "AuthenticationFailed"), (409, "BlobImmutableDueToPolicy"), (400, ""), (501, ""), (409, "LeaseIdMissing")] {
+        for (status, code) in [
+            (403, "AuthenticationFailed"),
+            (409, "BlobImmutableDueToPolicy"),
+            (400, ""),
+            (501, ""),
+            (409, "LeaseIdMissing"),
+        ] {
             assert!(!transient(status, code), "{status} {code}");
         }
     }

@@ -2,7 +2,9 @@
 //! without one is the last.
 
 use azure_core::http::pager::PagerOptions;
-use azure_storage_blob::models::{BlobContainerClientListBlobsOptions, BlobItem, ListBlobsIncludeItem, ListBlobsResponse};
+use azure_storage_blob::models::{
+    BlobContainerClientListBlobsOptions, BlobItem, ListBlobsIncludeItem, ListBlobsResponse,
+};
 use breakwater_storage::{Listing, ObjectMeta, Operation, StorageError, StorageErrorKind};
 use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;

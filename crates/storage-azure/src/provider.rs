@@ -44,11 +44,7 @@ impl fmt::Debug for AzureProvider {
 impl AzureProvider {
     /// One that sees these variables instead of those of the process.
     pub fn with_variables(variables: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> AzureProvider {
-        AzureProvider {
-            variables: Arc::new(variables),
-            clock: Arc::new(SystemClock),
-            entropy: Arc::new(SystemEntropy),
-        }
+        AzureProvider { variables: Arc::new(variables), clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
     }
 
     /// The same with another clock.
@@ -71,15 +67,12 @@ impl AzureProvider {
             connect: None,
         };
         if route.proxy.is_some_and(|proxy| proxy.contains('@')) {
-            return Err(wrong("a proxy's password in a URL would be shown (hint: the variable HTTPS_PROXY)".to_owned()));
+            return Err(wrong(
+                "a proxy's password in a URL would be shown (hint: the variable HTTPS_PROXY)".to_owned(),
+            ));
         }
-        let around = Surroundings {
-            url,
-            route: &route,
-            variables: &self.variables,
-            clock: &self.clock,
-            entropy: &self.entropy,
-        };
+        let around =
+            Surroundings { url, route: &route, variables: &self.variables, clock: &self.clock, entropy: &self.entropy };
         let Chosen { name, way } = credentials::choose(&around).await.map_err(wrong)?;
         let (policies, token) = match way {
             Way::Policy(policy) => (vec![policy], None),

@@ -129,7 +129,8 @@ fn odd_keys_are_keys() {
                         Step::List(prefix) => {
                             let expected: Vec<_> =
                                 model.keys().filter(|key| key.starts_with(&prefix)).cloned().collect();
-                            let listed: Vec<_> = place.list(&prefix).map_ok(|meta| meta.key).try_collect().await.unwrap();
+                            let listed: Vec<_> =
+                                place.list(&prefix).map_ok(|meta| meta.key).try_collect().await.unwrap();
                             assert_eq!(listed, expected, "`{prefix}`");
                         }
                     }
@@ -180,7 +181,9 @@ fn what_is_archived_stays_thawed() {
         let place = lab::owned(&lab::container().await).await;
         let archive = Placement { tier: Tier::Archive, ..Placement::default() };
         place.create("k", vec![1; 10].into(), &archive).await.unwrap();
-        for read in [kind(place.get("k").await), kind(place.get_tail("k", 3).await), kind(place.get_range("k", 0..2).await)] {
+        for read in
+            [kind(place.get("k").await), kind(place.get_tail("k", 3).await), kind(place.get_range("k", 0..2).await)]
+        {
             assert_eq!(read, StorageErrorKind::Archived);
         }
         for speed in [ThawSpeed::Fast, ThawSpeed::Bulk] {
@@ -198,10 +201,8 @@ fn locks_are_refused_where_there_are_none() {
     lab::run(async {
         let place = lab::owned(&lab::container().await).await;
         place.create("k", vec![1].into(), &Placement::default()).await.unwrap();
-        let retention = Retention {
-            mode: breakwater_storage::LockMode::Compliance,
-            until: lab::now().plus_micros(HOUR),
-        };
+        let retention =
+            Retention { mode: breakwater_storage::LockMode::Compliance, until: lab::now().plus_micros(HOUR) };
         for refused in [place.retain("k", retention).await, place.hold("k", true).await] {
             let error = refused.unwrap_err();
             assert_eq!(error.kind(), StorageErrorKind::Unsupported, "{}", Chain(&error));
@@ -327,7 +328,8 @@ fn what_is_wrong_is_said() {
 fn a_payload_of_parts_is_checked_by_the_server() {
     lab::run(async {
         let place = lab::fresh("").await;
-        let parts: Vec<Bytes> = (0..50).map(|n| Bytes::from(pattern(n, 1 + 977 * usize::try_from(n).unwrap()))).collect();
+        let parts: Vec<Bytes> =
+            (0..50).map(|n| Bytes::from(pattern(n, 1 + 977 * usize::try_from(n).unwrap()))).collect();
         let payload = Payload::from(parts);
         place.create("k", payload.clone()).await.unwrap();
         assert_eq!(place.get("k").await.unwrap(), payload.to_bytes());

@@ -82,7 +82,10 @@ impl Azurite {
         while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
             let exited = self.child.try_wait()?;
             if exited.is_some() || start.elapsed() > PATIENCE {
-                bail!("Azurite did not come up ({exited:?}); its log ends:\n{}", tail(&self.dir.path().join("log"), 15));
+                bail!(
+                    "Azurite did not come up ({exited:?}); its log ends:\n{}",
+                    tail(&self.dir.path().join("log"), 15)
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -12,6 +12,7 @@ use breakwater_engine_postgres::{PostgresEngine, PostgresRestorer, PostgresSetti
 use breakwater_engine_sqlite::{SqliteEngine, SqliteRestorer, SqliteSettings};
 use breakwater_storage::Places;
 use breakwater_storage_sftp::SftpProvider;
+use breakwater_storage_azure::AzureProvider;
 use serde::Deserialize;
 
 use crate::error::AgentError;
@@ -28,7 +29,9 @@ pub enum GivesWay {
 
 /// The kinds of places that regions may lie in.
 pub fn places() -> Places {
-    Places::local().with(Arc::new(SftpProvider))
+    Places::local()
+        .with(Arc::new(AzureProvider::default()))
+        .with(Arc::new(SftpProvider))
 }
 
 /// An engine made of a source's settings.

@@ -5,7 +5,9 @@
 //!
 //! Reading order: [`dirs`], [`tree`], [`wait`], [`port`], [`user`]; then [`postgres`] with [`ledger`], [`process`], [`fault`], [`otlp`];
 //! [`moto`] and [`softhsm`] for key services, [`sshd`] for regions over SFTP.
+//! [`moto`] and [`softhsm`] for key services; [`azurite`] for object storage.
 
+pub mod azurite;
 pub mod dirs;
 pub mod etcd;
 pub mod fault;

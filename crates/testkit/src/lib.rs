@@ -4,11 +4,12 @@
 //! Whatever a test needs and the machine lacks is an error that says what installs it; nothing here skips quietly.
 //!
 //! Reading order: [`dirs`], [`tree`], [`wait`], [`port`], [`user`]; then [`postgres`] with [`ledger`], [`process`], [`fault`], [`otlp`];
-//! [`moto`] and [`softhsm`] for key services.
+//! [`moto`] and [`softhsm`] for key services; [`gcs`] for Google Cloud Storage.
 
 pub mod dirs;
 pub mod etcd;
 pub mod fault;
+pub mod gcs;
 pub mod ledger;
 pub mod moto;
 pub mod otlp;

@@ -11,6 +11,7 @@ use breakwater_engine_postgres::wal::{SegmentSize, WalFileName};
 use breakwater_engine_postgres::{PostgresEngine, PostgresRestorer, PostgresSettings, Protect};
 use breakwater_engine_sqlite::{SqliteEngine, SqliteRestorer, SqliteSettings};
 use breakwater_storage::Places;
+use breakwater_storage_gcs::GcsProvider;
 use serde::Deserialize;
 
 use crate::error::AgentError;
@@ -27,7 +28,7 @@ pub enum GivesWay {
 
 /// The kinds of places that regions may lie in.
 pub fn places() -> Places {
-    Places::local()
+    Places::local().with(Arc::new(GcsProvider))
 }
 
 /// An engine made of a source's settings.

@@ -13,6 +13,7 @@ use breakwater_engine_sqlite::{SqliteEngine, SqliteRestorer, SqliteSettings};
 use breakwater_storage::Places;
 use breakwater_storage_sftp::SftpProvider;
 use breakwater_storage_azure::AzureProvider;
+use breakwater_storage_gcs::GcsProvider;
 use serde::Deserialize;
 
 use crate::error::AgentError;
@@ -31,6 +32,7 @@ pub enum GivesWay {
 pub fn places() -> Places {
     Places::local()
         .with(Arc::new(AzureProvider::default()))
+        .with(Arc::new(GcsProvider))
         .with(Arc::new(SftpProvider))
 }
 

@@ -6,11 +6,13 @@
 //! Reading order: [`dirs`], [`tree`], [`wait`], [`port`], [`user`]; then [`postgres`] with [`ledger`], [`process`], [`fault`], [`otlp`];
 //! [`moto`] and [`softhsm`] for key services, [`sshd`] for regions over SFTP.
 //! [`moto`] and [`softhsm`] for key services; [`azurite`] for object storage.
+//! [`moto`] and [`softhsm`] for key services; [`gcs`] for Google Cloud Storage.
 
 pub mod azurite;
 pub mod dirs;
 pub mod etcd;
 pub mod fault;
+pub mod gcs;
 pub mod ledger;
 pub mod moto;
 pub mod otlp;

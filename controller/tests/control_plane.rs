@@ -573,3 +573,68 @@ async fn lag_ages_across_a_restart_of_the_controller() {
     let rows = stage.desk().await.lag(v1::LagRequest::default()).await.unwrap().into_inner().rows;
     assert!(rows.iter().all(|row| row.state == "unknown" && row.exposure_micros >= 60_000_000), "{rows:?}");
 }
+
+/// What the controller answers to `GET /metrics`.
+async fn metrics(stage: &Stage, token: &str) -> (u16, String) {
+    let authority = reqwest::Certificate::from_pem(stage.running.ca_pem.as_bytes()).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([authority]).build().unwrap();
+    let url = format!("https://127.0.0.1:{}/metrics", stage.running.address.port());
+    let answer = client.get(url).bearer_auth(token).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn regions_are_shown_as_agents_see_them_and_so_are_the_metrics() {
+    let stage = Stage::embedded().await;
+    let mut desk = stage.desk().await;
+    let limited = DOCUMENTS.replace(
+        "{name: east, url: /srv/east}",
+        "{name: east, url: 's3://b/p?region=eu-west-1', tier: warm, lock: {mode: compliance, days: 30}, \
+         limits: {uploads: 4, bandwidth: [{rate: 20MiB, days: [mon], from: '08:00', to: '18:00'}]}}",
+    );
+    apply(&mut desk, &limited).await.unwrap();
+    let identity = stage.enrolled("host-a").await;
+    let mut player = Player::enter(&stage, identity, Vec::new()).await.unwrap();
+    let assignment =
+        player.told(|told| if let Told::Assignment(assignment) = told { Some(assignment) } else { None }).await;
+    let east = assignment.sources[0].repository.as_ref().unwrap().regions[0].clone();
+    assert_eq!((east.tier.as_str(), east.lock.as_ref().map(|lock| lock.days)), ("warm", Some(30)));
+    let rule = &east.limits.as_ref().unwrap().bandwidth[0];
+    assert_eq!((rule.bytes_per_second, rule.from_minute, rule.to_minute), (20 << 20, 480, 1080));
+
+    let traffic = v1::RegionTraffic { requests: 20, errors: 2, latency_p95_micros: 250_000, ..Default::default() };
+    let health = v1::RegionHealth {
+        region: "east".to_owned(),
+        reachable: true,
+        observed: 5_000_000,
+        owed_objects: 3,
+        traffic: Some(traffic),
+        ..Default::default()
+    };
+    let report = v1::RegionReport { repository: "main".to_owned(), regions: vec![health] };
+    player.say(Said::RegionReport(report)).await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let rows = loop {
+        let rows = desk.regions(v1::RegionsRequest::default()).await.unwrap().into_inner().rows;
+        if !rows[0].sights.is_empty() {
+            break rows;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{rows:?}");
+    };
+    assert_eq!(rows[0].sights[0].agent, "host-a");
+    assert_eq!(rows[0].region.as_ref(), Some(&east), "as declared");
+    assert!(rows[1].sights.is_empty(), "nobody said anything of the other one");
+    let absent = v1::RegionsRequest { repository: "absent".to_owned(), ..Default::default() };
+    assert_eq!(class_of(desk.regions(absent).await), ErrorClass::NotFound);
+
+    let (status, text) = metrics(&stage, &stage.running.operator_token).await;
+    assert_eq!(status, 200, "{text}");
+    let labels = r#"namespace="default",repository="main",region="east",agent="host-a""#;
+    for (figure, value) in [("reachable", "1.0"), ("owed_objects", "3.0"), ("requests", "20.0"), ("errors", "2.0")] {
+        let line = format!("breakwater_region_{figure}{{{labels}}} {value}");
+        assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+    }
+    assert!(!text.contains(r#"region="west",agent"#), "no figure of what nobody reported");
+    let (status, text) = metrics(&stage, "wrong").await;
+    assert_eq!((status, text.contains("breakwater_")), (401, false), "{text}");
+}

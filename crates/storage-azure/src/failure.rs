@@ -274,15 +274,16 @@ mod tests {
         }
     }
 
-    #[test]
-    fn addresses_are_not_shown() {
-        let inner = reqwest::Client::new().get("http://127.0.0.1:1/c?sig=secret").build().map(drop);
-        assert!(inner.is_ok());
-        let broken = reqwest::Client::new().get("http://[::1/?sig=secret").build().unwrap_err();
+    #[tokio::test]
+    async fn addresses_are_not_shown() {
+        // Nobody listens on this port.
+        let broken = reqwest::Client::builder().no_proxy().build().unwrap();
+        let broken = broken.get("http://127.0.0.1:1/c?sig=secret").send().await.unwrap_err();
+        assert!(broken.to_string().contains("secret"), "the library shows it: {broken}");
         let error = azure_core::Error::with_error(ErrorKind::Io, broken, "failed to execute the request");
         let shown = judge().error(Operation::Get, "k", &error);
         let shown = breakwater_core::Chain(&shown).to_string();
-        assert!(!shown.contains("secret") && shown.contains("cannot be reached"), "{shown}");
+        assert!(!shown.contains("secret") && shown.contains("Connection refused"), "{shown}");
     }
 
     #[test]

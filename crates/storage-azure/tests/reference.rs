@@ -1,6 +1,8 @@
 //! What Azurite cannot show, tried against a service made from the reference documents: locks, holds, versions, what exactly is
 //! sent and how often, and answers that only a real service gives. It has not been tried against the real one.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test may panic anywhere")]
+
 #[path = "shared/service.rs"]
 mod service;
 

@@ -275,7 +275,7 @@ impl Content {
         let crc32c = hashes
             .flat_map(|value| value.split(','))
             .find_map(|hash| resource::crc32c_of(hash.trim().strip_prefix("crc32c=")?));
-        let bytes = response.bytes().await?;
+        let bytes = wire::content(response).await?;
         if !partial {
             return Ok(Content { size: bytes.len() as u64, bytes, start: 0, crc32c });
         }

@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use breakwater_core::Timestamp;
 use breakwater_storage::StorageErrorKind;
-use reqwest::Response;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
 
@@ -53,15 +52,8 @@ pub(crate) enum Hint {
 }
 
 impl Refusal {
-    /// Reads what `response` says. `now` is this host's time.
-    pub(crate) async fn read(response: Response, now: Timestamp) -> Refusal {
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        // What cannot be read is still a refusal with a status.
-        let body = response.text().await.unwrap_or_default();
-        Refusal::new(status, &headers, &body, now)
-    }
-
-    fn new(status: u16, headers: &HeaderMap, body: &str, now: Timestamp) -> Refusal {
+    /// What an answer says. `now` is this host's time.
+    pub(crate) fn new(status: u16, headers: &HeaderMap, body: &str, now: Timestamp) -> Refusal {
         let (reason, message) = match serde_json::from_str::<ErrorBody>(body) {
             Ok(ErrorBody { error }) => {
                 let reason = error.errors.into_iter().next().map(|detail| detail.reason);

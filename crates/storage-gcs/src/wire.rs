@@ -6,6 +6,8 @@ use std::time::Duration;
 use breakwater_core::{Chain, Clock};
 use breakwater_runtime::SystemClock;
 use breakwater_storage::StorageErrorKind;
+use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
 use reqwest::header::{HOST, LOCATION, RANGE};
 use reqwest::{Certificate, Client, Method, Proxy, Request, Response, Url};
 use serde::de::DeserializeOwned;
@@ -15,8 +17,10 @@ use crate::refusal::Refusal;
 
 /// How long it may take to reach the service.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
-/// How long an answer may stand still.
-const READ_PATIENCE: Duration = Duration::from_secs(120);
+/// How long an answer may keep one waiting, as a whole to begin and then for each next part of it.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
+/// The slowest that what is sent may go, in bytes a second: whoever is slower could not store a day's backups in a day.
+const SLOWEST: u64 = 64 << 10;
 
 /// Why something was not done.
 #[derive(Debug)]
@@ -75,7 +79,6 @@ impl Wire {
         let mut client = Client::builder()
             .user_agent(concat!("breakwater/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_PATIENCE)
-            .read_timeout(READ_PATIENCE)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never());
         if !authorities.is_empty() {
@@ -122,13 +125,12 @@ impl Wire {
     pub(crate) async fn send(&self, mut request: Request) -> Result<Response, Trouble> {
         debug_assert!(!request.headers().contains_key(HOST), "the client names the host, with its port");
         request.headers_mut().extend(self.login.headers().await?);
-        let response = self.client.execute(request).await?;
-        let status = response.status();
-        if status.is_success() {
+        let response = self.exchange(request).await?;
+        if response.status().is_success() {
             return Ok(response);
         }
-        let refusal = Refusal::read(response, SystemClock.now()).await;
-        if status.as_u16() == 401 {
+        let refusal = refusal(response).await;
+        if refusal.status == 401 {
             // The next try begins with credentials as they are then.
             self.login.forget();
         }
@@ -137,7 +139,7 @@ impl Wire {
 
     /// Sends a piece of an upload: its success, or, when more is expected, the number of bytes that are stored.
     pub(crate) async fn send_piece(&self, request: Request) -> Result<Result<Response, u64>, Trouble> {
-        let response = self.client.execute(request).await?;
+        let response = self.exchange(request).await?;
         match response.status().as_u16() {
             200 | 201 => Ok(Ok(response)),
             308 => {
@@ -145,14 +147,43 @@ impl Wire {
                 let stored = range.map_or(Some(0), stored_bytes);
                 stored.map(Err).ok_or_else(|| Trouble::nonsense("an upload stores no understandable range"))
             }
-            _ => Err(Trouble::Refused(Refusal::read(response, SystemClock.now()).await)),
+            _ => Err(Trouble::Refused(refusal(response).await)),
         }
     }
+
+    async fn exchange(&self, request: Request) -> Result<Response, Trouble> {
+        let sent = request.body().and_then(|body| body.size_hint().exact()).unwrap_or(0);
+        let patience = ANSWER_PATIENCE + Duration::from_secs(sent / SLOWEST);
+        in_time(patience, self.client.execute(request)).await
+    }
+}
+
+async fn refusal(response: Response) -> Refusal {
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    // What cannot be read is still a refusal with a status.
+    let body = content(response).await.unwrap_or_default();
+    Refusal::new(status, &headers, &String::from_utf8_lossy(&body), SystemClock.now())
+}
+
+async fn in_time<T>(patience: Duration, call: impl Future<Output = reqwest::Result<T>>) -> Result<T, Trouble> {
+    match tokio::time::timeout(patience, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Trouble::failed(StorageErrorKind::Unreachable, format!("no answer within {patience:?}"))),
+    }
+}
+
+/// The content of an answer, which is whole or an error.
+pub(crate) async fn content(mut response: Response) -> Result<Bytes, Trouble> {
+    let mut whole = BytesMut::new();
+    while let Some(part) = in_time(ANSWER_PATIENCE, response.chunk()).await? {
+        whole.extend_from_slice(&part);
+    }
+    Ok(whole.freeze())
 }
 
 /// The JSON of an answer.
 pub(crate) async fn json<T: DeserializeOwned>(response: Response) -> Result<T, Trouble> {
-    let body = response.bytes().await?;
+    let body = content(response).await?;
     serde_json::from_slice(&body)
         .map_err(|error| Trouble::nonsense(format!("an answer is not what was asked for: {error}")))
 }

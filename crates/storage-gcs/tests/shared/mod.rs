@@ -1,11 +1,12 @@
 //! A service with one bucket, and the place in it as an account sees it.
 
-use breakwater_storage::places::UseAs;
-use breakwater_storage::{Backend as _, Provider as _, Storage};
-use breakwater_storage_gcs::GcsProvider;
-use breakwater_testkit::gcs::{BucketSettings, Gcs, Grant};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+
+use breakwater_storage::places::UseAs;
+use breakwater_storage::{Provider as _, Storage};
+use breakwater_storage_gcs::GcsProvider;
+use breakwater_testkit::gcs::{BucketSettings, Gcs, Grant};
 use tempfile::TempDir;
 
 pub(crate) const BUCKET: &str = "region-1";

@@ -115,16 +115,10 @@ fn write_token((name, generation): &(String, i64), list: &str) -> String {
 }
 
 fn read_token(token: &str, list: &str) -> Result<(String, i64), Refused> {
-    let parts = URL_SAFE.decode(token).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let parts: Option<(String, i64, String)> =
+        URL_SAFE.decode(token).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     match parts {
-        Some((name, generation, of))
-            if {
-                let of: String = of;
-                of == list
-            } =>
-        {
-            Ok((name, generation))
-        }
+        Some((name, generation, of)) if of == list => Ok((name, generation)),
         _ => Err(invalid("Invalid page token")),
     }
 }

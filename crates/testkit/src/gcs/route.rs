@@ -23,6 +23,8 @@ pub(crate) struct Asked {
     query: Result<BTreeMap<String, String>, String>,
     headers: BTreeMap<String, String>,
     pub(crate) body: Bytes,
+    /// Whether a fault took the end of the body.
+    pub(crate) is_cut: bool,
 }
 
 impl Asked {
@@ -38,7 +40,7 @@ impl Asked {
         }
         let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-        Asked { method: head.method.clone(), segments, query, headers, body }
+        Asked { method: head.method.clone(), segments, query, headers, body, is_cut: false }
     }
 
     /// The kind of the request, for the log and for faults.
@@ -125,7 +127,7 @@ impl Asked {
     }
 
     pub(crate) fn cut(self, bytes: usize) -> Asked {
-        Asked { body: self.body.slice(..bytes.min(self.body.len())), ..self }
+        Asked { body: self.body.slice(..bytes.min(self.body.len())), is_cut: true, ..self }
     }
 
     pub(crate) fn damaged(self) -> Asked {

@@ -50,7 +50,7 @@ impl Call<'_> {
         let content_type = self.asked.header("content-type").unwrap_or_default();
         let (fields, content) = match kind.as_deref() {
             Some("media") => {
-                let kind = (!content_type.is_empty()).then(|| ("contentType".to_owned(), content_type.into()));
+                let kind = (!content_type.is_empty()).then(|| ("contentType".to_owned(), Value::from(content_type)));
                 (kind.into_iter().collect(), self.asked.body.clone())
             }
             Some("multipart") => parts(content_type, &self.asked.body)?,
@@ -119,7 +119,8 @@ impl Asked {
             let is_last = total == Some(last + 1);
             // A piece that was cut on the way is kept as far as it came.
             let came = self.body.len() as u64;
-            if came > last - first + 1 || first > stored || (!is_last && (last + 1 - first) % GRAIN != 0) {
+            let is_whole = came == last - first + 1 || (self.is_cut && came < last - first + 1);
+            if !is_whole || first > stored || (!is_last && (last + 1 - first) % GRAIN != 0) {
                 return Err(invalid(
                     "Invalid request. The number of bytes uploaded is required to be equal or greater than \
                                     262144, except for the final request, and to begin where the last one ended.",

@@ -18,7 +18,7 @@ const ROOM_BYTES: u64 = 16 << 20;
 #[derive(Debug)]
 pub(crate) struct OpenFile {
     connection: Arc<Connection>,
-    handle: String,
+    pub(super) handle: String,
 }
 
 impl OpenFile {

@@ -17,7 +17,7 @@ const ROOM_BYTES: u64 = 16 << 20;
 /// An open file or directory on the server, closed with this value.
 #[derive(Debug)]
 pub(crate) struct OpenFile {
-    connection: Arc<Connection>,
+    pub(super) connection: Arc<Connection>,
     pub(super) handle: String,
 }
 

@@ -122,7 +122,9 @@ impl Place {
         if let Trouble::Refused(refusal) = &trouble
             && refusal.meaning() == Meaning::Missing
         {
-            return match self.objects::<Page>(&[("maxResults", "1"), ("fields", "nextPageToken")]).await {
+            let name = self.name(key);
+            let query = [("prefix", name.as_str()), ("maxResults", "1"), ("fields", "nextPageToken")];
+            return match self.objects::<Page>(&query).await {
                 Ok(_) => self.error(StorageErrorKind::NotFound, operation, key).because(refusal.to_string()),
                 Err(trouble) => self.plain_fault(operation, key, trouble),
             };
@@ -180,6 +182,8 @@ impl Place {
         loop {
             let mut query = vec![
                 ("versions", "true"),
+                // For accounts that may list below a prefix alone.
+                ("prefix", &*name),
                 ("startOffset", &*name),
                 ("endOffset", &*end),
                 ("maxResults", PAGE),

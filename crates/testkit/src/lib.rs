@@ -4,11 +4,13 @@
 //! Whatever a test needs and the machine lacks is an error that says what installs it; nothing here skips quietly.
 //!
 //! Reading order: [`dirs`], [`tree`], [`wait`], [`port`], [`user`]; then [`postgres`] with [`ledger`], [`process`], [`fault`], [`otlp`];
+//! [`fault_proxy`] before a store;
 //! [`moto`] and [`softhsm`] for key services.
 
 pub mod dirs;
 pub mod etcd;
 pub mod fault;
+pub mod fault_proxy;
 pub mod ledger;
 pub mod moto;
 pub mod otlp;

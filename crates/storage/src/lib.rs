@@ -52,7 +52,7 @@ pub use meter::Meter;
 pub use payload::Payload;
 pub use placement::{Placement, Placing};
 pub use places::{Places, Provider};
-pub use probe::{Capabilities, probe};
+pub use probe::{BrokenPromise, Capabilities, probe, probe_placement};
 pub use record::{Record, Recorded};
 pub use retention::{LockMode, Protection, Retention};
 pub use retry::Retry;

@@ -45,17 +45,17 @@ impl Retry {
         Retry { inner, policy, entropy, budget: Arc::new(Mutex::new(Share::new(SHARE, RESERVE))) }
     }
 
-    /// Counts a call, and answers its course so far.
-    fn begin(&self) -> Course<'_> {
+    /// Counts a call that began at `begun`, and answers its course so far.
+    fn begin(&self, begun: Instant) -> Course<'_> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner).pay_in();
-        Course { retry: self, begun: Instant::now(), retries: 0 }
+        Course { retry: self, begun, retries: 0 }
     }
 
     async fn run<T, F>(&self, work: impl Fn() -> F) -> Result<T, StorageError>
     where
         F: Future<Output = Result<T, StorageError>>,
     {
-        let mut course = self.begin();
+        let mut course = self.begin(Instant::now());
         loop {
             match work().await {
                 Ok(value) => return Ok(value),
@@ -150,7 +150,7 @@ impl Decorator for Retry {
     }
 
     async fn delete_many_around(&self, keys: &[String]) -> Many {
-        let mut course = self.begin();
+        let mut course = self.begin(Instant::now());
         let mut results = self.inner.delete_many(keys).await;
         loop {
             let is_open = |result: &Result<(), StorageError>| result.as_ref().is_err_and(StorageError::is_transient);
@@ -192,6 +192,7 @@ impl Resume {
         if self.ended {
             return None;
         }
+        let begun = Instant::now();
         let retry = self.retry.clone();
         let mut course: Option<Course<'_>> = None;
         loop {
@@ -201,7 +202,7 @@ impl Resume {
             };
             // An abandoned list may not be polled again.
             self.listing = None;
-            if let Err(error) = course.get_or_insert_with(|| retry.begin()).wait_after(error).await {
+            if let Err(error) = course.get_or_insert_with(|| retry.begin(begun)).wait_after(error).await {
                 return Some(Err(error));
             }
         }

@@ -10,7 +10,7 @@ mod plan;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::io::{AsyncWriteExt as _, BufReader};
@@ -18,16 +18,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use message::{Answer, Request};
-use plan::Dice;
-
-pub use plan::{FaultKind, Odds};
+pub use plan::{Dice, FaultKind, Odds};
 
 /// How long the store may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The pieces into which a slow answer is cut, and the longest wait between two.
+/// What takes the store longer than this is noted.
+const SLOW: Duration = Duration::from_secs(3);
+
+/// The pieces into which a slow answer is cut, and the longest wait between two. One slow answer in four hangs before its last piece.
 const PIECES: usize = 8;
-const LONGEST_PAUSE_MILLIS: u64 = 400;
+const LONGEST_PAUSE_MILLIS: u64 = 100;
+const HANG: Duration = Duration::from_secs(10);
 
 /// Requests that a storm answers at most, and after how many further requests a late put arrives at most.
 const STORM: u64 = 12;
@@ -56,6 +58,8 @@ struct State {
     /// Puts that are held, with the requests after which each arrives.
     late: Vec<(u64, Request)>,
     late_targets: BTreeSet<String>,
+    /// What took the store so long that the client may have given up before it was done.
+    slow_targets: BTreeSet<String>,
     /// What a list said when it was last asked.
     listed: HashMap<String, Vec<u8>>,
 }
@@ -80,6 +84,7 @@ impl FaultProxy {
             storm: None,
             late: Vec::new(),
             late_targets: BTreeSet::new(),
+            slow_targets: BTreeSet::new(),
             listed: HashMap::new(),
         };
         let shared = Arc::new(Shared { upstream: upstream.to_owned(), state: Mutex::new(state) });
@@ -100,6 +105,12 @@ impl FaultProxy {
     /// Whether a put of what ends with `key` was ever held back and delivered late.
     pub fn was_late(&self, key: &str) -> bool {
         self.shared.state().late_targets.iter().any(|path| path.ends_with(key))
+    }
+
+    /// Whether the store itself ever took unusually long for a request about what ends with `key`, so that it was done when its client
+    /// had perhaps given up.
+    pub fn was_slow(&self, key: &str) -> bool {
+        self.shared.state().slow_targets.iter().any(|path| path.ends_with(key))
     }
 
     /// Ends all faults and delivers what is still held.
@@ -201,9 +212,10 @@ impl Shared {
             }
             FaultKind::Trickle => {
                 let bytes = self.forward(request).await?.to_bytes();
-                for piece in bytes.chunks(bytes.len().div_ceil(PIECES).max(1)) {
-                    let pause = self.state().dice.below(LONGEST_PAUSE_MILLIS);
-                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                let mut left = bytes.chunks(bytes.len().div_ceil(PIECES).max(1)).peekable();
+                while let Some(piece) = left.next() {
+                    let pause = self.state().pause(left.peek().is_none());
+                    tokio::time::sleep(pause).await;
                     stream.write_all(piece).await?;
                 }
                 return Ok(true);
@@ -260,7 +272,12 @@ impl Shared {
             store.write_all(&request.to_bytes()).await?;
             Answer::read(&mut BufReader::new(store), request.is_head()).await
         };
-        match tokio::time::timeout(PATIENCE, exchange).await {
+        let begun = Instant::now();
+        let answer = tokio::time::timeout(PATIENCE, exchange).await;
+        if begun.elapsed() > SLOW {
+            self.state().slow_targets.insert(request.path().to_owned());
+        }
+        match answer {
             Ok(answer) => answer,
             Err(_) => bail!("the store does not answer"),
         }
@@ -283,12 +300,17 @@ impl State {
         Some(fault)
     }
 
+    /// The wait before a piece of a slow answer.
+    fn pause(&mut self, is_last: bool) -> Duration {
+        if is_last && self.dice.below(4) == 0 { HANG } else { Duration::from_millis(self.dice.below(LONGEST_PAUSE_MILLIS)) }
+    }
+
     /// What the storm that is on answers, or a new one.
     fn storm_answer(&mut self) -> Storm {
         let storm = self.storm.unwrap_or_else(|| Storm {
             left: 1 + self.dice.below(STORM),
             status: if self.dice.below(2) == 0 { 500 } else { 503 },
-            retry_after: (self.dice.below(2) == 0).then_some(1),
+            retry_after: (self.dice.below(4) == 0).then_some(1),
         });
         self.storm = (storm.left > 1).then_some(Storm { left: storm.left - 1, ..storm });
         storm

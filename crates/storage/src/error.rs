@@ -164,7 +164,14 @@ impl StorageError {
     pub(crate) fn of(&self, key: &str) -> StorageError {
         let source = self.source.as_ref().map(|source| Chain(&**source).to_string().into());
         let (location, key) = (self.location.clone(), key.to_owned());
-        StorageError { kind: self.kind, operation: self.operation, location, key, retry_after: self.retry_after, source }
+        StorageError {
+            kind: self.kind,
+            operation: self.operation,
+            location,
+            key,
+            retry_after: self.retry_after,
+            source,
+        }
     }
 
     /// Whether the same call may pass later without anything being changed.

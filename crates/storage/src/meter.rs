@@ -89,7 +89,13 @@ impl Meter {
     }
 
     /// Counts one answer.
-    fn note(&self, operation: Operation, took: Duration, error: Option<&StorageError>, count: impl FnOnce(&mut Figure)) {
+    fn note(
+        &self,
+        operation: Operation,
+        took: Duration,
+        error: Option<&StorageError>,
+        count: impl FnOnce(&mut Figure),
+    ) {
         let now = self.clock.now();
         let mut figures = self.lock();
         let figure = figures.operations.entry(operation).or_default();
@@ -140,6 +146,13 @@ impl Figures {
             *class += figure.calls + figure.listed / LISTED_AT_ONCE;
         }
         requests
+    }
+
+    /// How long answers to these operations took.
+    pub fn latency(&self, operations: &[Operation]) -> Histogram {
+        let mut all = Histogram::default();
+        operations.iter().filter_map(|operation| self.operations.get(operation)).for_each(|one| all.add(&one.latency));
+        all
     }
 
     /// The share of calls that the place answered with trouble, from 0 to 1; `None` when nothing was asked.
@@ -195,7 +208,8 @@ impl Decorator for Meter {
     }
 
     fn list_around(&self, prefix: &str) -> Listing {
-        let counted = Counted { meter: self.clone(), listing: self.inner.list(prefix), begun: Instant::now(), first: true };
+        let counted =
+            Counted { meter: self.clone(), listing: self.inner.list(prefix), begun: Instant::now(), first: true };
         futures::stream::unfold(counted, |mut counted| async move {
             let next = counted.listing.next().await;
             counted.note(next.as_ref());

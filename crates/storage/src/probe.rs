@@ -28,7 +28,9 @@ pub enum BrokenPromise {
     #[error("a second object was accepted under a name that was taken, so backups could be overwritten here")]
     CreateOnly,
     /// Of creates that are under way at once one is accepted.
-    #[error("of {RACERS} objects created under one name at once more than one was accepted, so backups could be lost here")]
+    #[error(
+        "of {RACERS} objects created under one name at once more than one was accepted, so backups could be lost here"
+    )]
     Race,
     /// The refused create must change nothing.
     #[error("a create that was refused changed the object all the same")]

@@ -302,7 +302,11 @@ impl State {
 
     /// The wait before a piece of a slow answer.
     fn pause(&mut self, is_last: bool) -> Duration {
-        if is_last && self.dice.below(4) == 0 { HANG } else { Duration::from_millis(self.dice.below(LONGEST_PAUSE_MILLIS)) }
+        if is_last && self.dice.below(4) == 0 {
+            HANG
+        } else {
+            Duration::from_millis(self.dice.below(LONGEST_PAUSE_MILLIS))
+        }
     }
 
     /// What the storm that is on answers, or a new one.

@@ -203,7 +203,8 @@ impl State {
             return self.described(object, 200, object.content.clone());
         };
         let Some((start, end)) = resolved(range, size) else { return refusal(416, "InvalidRange") };
-        let sent = if self.tells(Lie::WrongRange) || self.tells(Lie::OtherRange) { (0, end - start) } else { (start, end) };
+        let sent =
+            if self.tells(Lie::WrongRange) || self.tells(Lie::OtherRange) { (0, end - start) } else { (start, end) };
         let said = if self.tells(Lie::OtherRange) { sent } else { (start, end) };
         let mut response = self.described(object, 206, object.content.slice(sent.0..sent.1));
         header(&mut response, "content-range", &format!("bytes {}-{}/{size}", said.0, said.1 - 1));
@@ -235,7 +236,11 @@ impl State {
             let key = key.replace('&', "&amp;").replace('<', "&lt;");
             let size = object.content.len();
             // Writing to a string does not fail.
-            write!(body, "<Contents><Key>{key}</Key><Size>{size}</Size><LastModified>{LISTED}</LastModified></Contents>").ok();
+            write!(
+                body,
+                "<Contents><Key>{key}</Key><Size>{size}</Size><LastModified>{LISTED}</LastModified></Contents>"
+            )
+            .ok();
         }
         xml(body + "</ListBucketResult>")
     }

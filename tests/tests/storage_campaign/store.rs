@@ -54,7 +54,8 @@ impl Store {
     /// The store as a place, reached through `endpoint`.
     pub(crate) async fn open(&self, endpoint: &str) -> Storage {
         let keys = self.credentials.path().join("keys");
-        let url = format!("s3://campaign?region=us-east-1&path-style&endpoint={endpoint}&credentials={}", keys.display());
+        let url =
+            format!("s3://campaign?region=us-east-1&path-style&endpoint={endpoint}&credentials={}", keys.display());
         Places::local().with(Arc::new(S3Provider)).open_existing(&url).await.unwrap()
     }
 }

@@ -11,10 +11,10 @@ use breakwater_core::{Chain, ErrorClass, RegionId};
 use breakwater_storage::{Storage, StorageError, StorageErrorKind};
 use bytes::Bytes;
 
-use super::{RegionSet, Set};
 use super::error::{Failure, RegionError, RegionFailure};
 use super::merge::Merge;
 use super::region::{Region, Role};
+use super::{RegionSet, Set};
 
 /// How long a listing may stay silent before it counts as broken off.
 const LIST_PATIENCE: Duration = Duration::from_secs(20);

@@ -156,7 +156,8 @@ mod tests {
 
     #[test]
     fn words_of_days() {
-        let all: Days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"].iter().map(|day| day.parse::<Day>().unwrap()).collect();
+        let all: Days =
+            ["mon", "tue", "wed", "thu", "fri", "sat", "sun"].iter().map(|day| day.parse::<Day>().unwrap()).collect();
         assert_eq!(all, Days::ALL);
         assert!("monday".parse::<Day>().unwrap_err().to_string().contains("mon, tue"));
     }

@@ -30,7 +30,8 @@ impl Usual {
 
     /// What 95 of 100 reads of this size do not exceed; `None` while too few are known.
     pub(super) fn longest(&self, bytes: Option<u64>) -> Option<Duration> {
-        let mut last: Vec<Duration> = self.last.get(&class(bytes)).filter(|last| last.len() >= ENOUGH)?.iter().copied().collect();
+        let mut last: Vec<Duration> =
+            self.last.get(&class(bytes)).filter(|last| last.len() >= ENOUGH)?.iter().copied().collect();
         let at = (last.len() * 95).div_ceil(100) - 1;
         let (_, longest, _) = last.select_nth_unstable(at);
         Some((*longest).max(LEAST))

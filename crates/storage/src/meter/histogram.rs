@@ -31,6 +31,12 @@ impl Histogram {
         }
     }
 
+    pub(super) fn add(&mut self, other: &Histogram) {
+        for (count, other) in self.counts.iter_mut().zip(&other.counts) {
+            *count += other;
+        }
+    }
+
     pub(super) fn subtract(&mut self, before: &Histogram) {
         for (count, before) in self.counts.iter_mut().zip(&before.counts) {
             *count = count.saturating_sub(*before);

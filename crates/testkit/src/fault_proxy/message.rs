@@ -104,7 +104,11 @@ impl Request {
         if head.header("expect").is_some() {
             client.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
-        let body = if head.is_chunked() { chunks(client).await? } else { exactly(client, head.length()?.unwrap_or(0)).await? };
+        let body = if head.is_chunked() {
+            chunks(client).await?
+        } else {
+            exactly(client, head.length()?.unwrap_or(0)).await?
+        };
         Ok(Some(Request { head, body }))
     }
 
@@ -178,7 +182,8 @@ impl Answer {
 
     /// What a store answers that cannot or will not work now.
     pub(super) fn refusal(status: u16, retry_after: Option<u64>, to_head: bool) -> Answer {
-        let (code, words) = if status == 503 { ("SlowDown", "Slow Down") } else { ("InternalError", "Internal Server Error") };
+        let (code, words) =
+            if status == 503 { ("SlowDown", "Slow Down") } else { ("InternalError", "Internal Server Error") };
         let mut headers = vec![("Content-Type".to_owned(), "application/xml".to_owned())];
         headers.extend(retry_after.map(|seconds| ("Retry-After".to_owned(), seconds.to_string())));
         let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{words}</Message></Error>");
@@ -199,7 +204,9 @@ impl Answer {
         let text = String::from_utf8_lossy(&self.body).into_owned();
         for (open, close) in [("<Contents>", "</Contents>"), ("<Blob>", "</Blob>")] {
             let found = text.rfind(open).zip(text.rfind(close));
-            if let Some((before, after)) = found.and_then(|(from, to)| Some((text.get(..from)?, text.get(to + close.len()..)?))) {
+            if let Some((before, after)) =
+                found.and_then(|(from, to)| Some((text.get(..from)?, text.get(to + close.len()..)?)))
+            {
                 self.body = format!("{before}{after}").into_bytes();
                 return;
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use breakwater_core::ErrorClass;
 use breakwater_runtime::SystemClock;
-use breakwater_storage::bandwidth::{Bandwidth, Calendar, Rate};
 use breakwater_storage::StorageErrorKind;
+use breakwater_storage::bandwidth::{Bandwidth, Calendar, Rate};
 use proptest::prelude::*;
 use tokio::time::Instant;
 
@@ -217,9 +217,8 @@ async fn a_region_that_is_slow_by_order_is_in_health() {
     Lab::prepare(&places).await;
     let mut slow = handle(0, &places[0]);
     let rate = Rate { up: NonZeroU64::new(1), down: None };
-    slow.storage = slow.storage.decorated(|inner| {
-        Arc::new(Bandwidth::new(inner, Calendar::always(rate), Arc::new(SystemClock)))
-    });
+    slow.storage =
+        slow.storage.decorated(|inner| Arc::new(Bandwidth::new(inner, Calendar::always(rate), Arc::new(SystemClock))));
     let lab = Lab::with_handles(places, vec![slow], 1, RegionOptions::default()).await;
     let begun = Instant::now();
     lab.create(&pack(0)).await;

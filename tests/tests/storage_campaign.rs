@@ -98,7 +98,7 @@ async fn campaign(store: &Store, operations: u64, odds: Odds, rules: Rules) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s3_in_this_process() {
+async fn s3_by_a_small_store() {
     let store = Store::small_s3().await;
     campaign(&store, 10_000, Odds::one_in(ONE_IN), Rules::default()).await;
 }

@@ -14,7 +14,7 @@ pub(crate) type Meters = BTreeMap<String, Meter>;
 const RECENT_MICROS: i64 = 300 * 1_000_000;
 
 /// Whose times stand for those of small calls.
-const SMALL: [Operation; 2] = [Operation::Get, Operation::Head];
+const SMALL: [Operation; 2] = [Operation::GetTail, Operation::Head];
 
 /// Figures of the regions over time.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! How many transfers a place gets at once: as many as it takes without getting slower, fewer when it asks for mercy.
 //!
-//! Uploads and reads have a gate each, since a place that is busy with one may have room for the other. Calls that move no content
-//! are not held up. While a place that throttled has asked to be left alone, transfers are refused here, with the time that is
-//! left, instead of being sent: whoever asked decides whether to wait.
+//! Uploads and reads have a gate each, since a place that is busy with one may have room for the other. Calls that move little or no
+//! content are not held up: a record must not wait for packs, nor a probe for a restore. While a place that throttled has asked to be
+//! left alone, all calls are refused here, with the time that is left, instead of being sent: whoever asked decides whether to wait.
 //!
 //! Invariant: there are never more transfers in the place than the controller of their gate allows, and never more uploads than
 //! the settings say.
@@ -25,6 +25,9 @@ pub const UPLOADS: usize = 16;
 /// Reads at once at most.
 const READS: usize = 128;
 
+/// What moves no more than this passes by the gates.
+const SMALL: u64 = 64 << 10;
+
 /// The longest time for which a place is left alone, whatever it asks.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -34,20 +37,35 @@ pub struct Adaptive {
     inner: Arc<dyn Backend>,
     uploads: Arc<Gate>,
     reads: Arc<Gate>,
+    paused_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Adaptive {
     /// Lets at most `uploads` creates through at once, and as many reads as the place takes.
     pub fn new(inner: Arc<dyn Backend>, uploads: usize) -> Adaptive {
-        Adaptive { inner, uploads: Arc::new(Gate::new(uploads)), reads: Arc::new(Gate::new(READS)) }
+        let (uploads, reads) = (Arc::new(Gate::new(uploads)), Arc::new(Gate::new(READS)));
+        Adaptive { inner, uploads, reads, paused_until: Arc::default() }
     }
 
     fn gate(&self, call: &Call<'_>) -> Option<&Gate> {
         match call.operation {
-            Operation::Create => Some(&self.uploads),
-            _ if call.is_read() => Some(&self.reads),
+            Operation::Create if call.sends > SMALL => Some(&self.uploads),
+            _ if call.is_read() && call.fetches.is_none_or(|bytes| bytes > SMALL) => Some(&self.reads),
             _ => None,
         }
+    }
+
+    /// How long the place is still to be left alone.
+    fn pause(&self) -> Option<Duration> {
+        let until = (*self.paused_until.lock().unwrap_or_else(PoisonError::into_inner))?;
+        until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    /// Leaves the place alone for as long as it `asked`.
+    fn pause_for(&self, asked: Duration) {
+        let until = Instant::now() + asked.min(LONGEST_PAUSE);
+        let mut paused = self.paused_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *paused = Some(paused.map_or(until, |before| before.max(until)));
     }
 }
 
@@ -61,16 +79,24 @@ impl Decorator for Adaptive {
         T: Answer,
         F: Future<Output = Result<T, StorageError>> + Send,
     {
-        let Some(gate) = self.gate(&call) else { return work().await };
-        let permit = gate.enter().await;
-        if let Some(left) = gate.pause(Instant::now()) {
+        let gate = self.gate(&call);
+        let permit = match gate {
+            Some(gate) => Some(gate.enter().await),
+            None => None,
+        };
+        if let Some(left) = self.pause() {
             let error = StorageError::new(StorageErrorKind::Throttled, call.operation, self.inner.location(), call.key);
             return Err(error.after(Some(left)).because("the place asked to be left alone"));
         }
         let begun = Instant::now();
         let result = work().await;
-        let bytes = result.as_ref().map_or(0, T::fetched).max(call.sends);
-        gate.leave(permit, begun, bytes, result.as_ref().err());
+        if let Some(asked) = result.as_ref().err().and_then(|error| error.retry_after) {
+            self.pause_for(asked);
+        }
+        if let Some((gate, permit)) = gate.zip(permit) {
+            let bytes = result.as_ref().map_or(0, T::fetched).max(call.sends);
+            gate.leave(permit, begun, bytes, result.as_ref().err());
+        }
         result
     }
 }
@@ -88,14 +114,13 @@ struct State {
     controller: Controller,
     /// Permits that exist, held or free.
     issued: usize,
-    paused_until: Option<Instant>,
 }
 
 impl Gate {
     fn new(most: usize) -> Gate {
         let controller = Controller::new(most);
         let issued = controller.limit();
-        let state = Mutex::new(State { controller, issued, paused_until: None });
+        let state = Mutex::new(State { controller, issued });
         Gate { permits: Arc::new(Semaphore::new(issued)), state }
     }
 
@@ -107,12 +132,6 @@ impl Gate {
         Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore of a gate is never closed")
     }
 
-    /// How long the place is still to be left alone.
-    fn pause(&self, now: Instant) -> Option<Duration> {
-        let until = self.state().paused_until?;
-        until.checked_duration_since(now).filter(|left| !left.is_zero())
-    }
-
     /// A transfer of `bytes` that began at `begun` was answered. Gives its permit back, or takes it out of the world.
     fn leave(&self, permit: OwnedSemaphorePermit, begun: Instant, bytes: u64, error: Option<&StorageError>) {
         let now = Instant::now();
@@ -120,10 +139,6 @@ impl Gate {
         // Only a gate at which the others have to wait says that more would be used.
         let full = self.permits.available_permits() == 0;
         state.controller.note(begun, now, bytes, Sample::of(error, full));
-        if let Some(asked) = error.and_then(|error| error.retry_after) {
-            let until = now + asked.min(LONGEST_PAUSE);
-            state.paused_until = Some(state.paused_until.map_or(until, |before| before.max(until)));
-        }
         let limit = state.controller.limit();
         if limit < state.issued {
             permit.forget();
@@ -149,7 +164,7 @@ mod tests {
     }
 
     async fn put(storage: &Storage, number: usize) -> Result<(), StorageError> {
-        storage.create(&format!("o/{number}"), Payload::from(vec![7; 1000])).await
+        storage.create(&format!("o/{number}"), Payload::from(vec![7; 100_000])).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -173,6 +188,21 @@ mod tests {
             task.await.unwrap().unwrap();
         }
         assert_eq!(rule.hits(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_does_not_wait_for_packs() {
+        let (fault, _, storage) = gated(1);
+        let rule = fault.add(Rule::on(Operation::Create).prefix("o/"), Effect::Hold);
+        let pack = tokio::spawn({
+            let storage = storage.clone();
+            async move { put(&storage, 0).await }
+        });
+        rule.reached(1).await;
+        storage.create("record", Payload::from(vec![7; 1000])).await.unwrap();
+        storage.get_tail("record", 4096).await.unwrap();
+        rule.release();
+        pack.await.unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]
@@ -202,7 +232,7 @@ mod tests {
         let error = put(&storage, 17).await.unwrap_err();
         assert_eq!((error.kind, error.retry_after), (StorageErrorKind::Throttled, Some(Duration::from_secs(3))));
         assert_eq!(rule.hits(), 1, "it was not asked");
-        storage.get("o/0").await.unwrap();
+        assert_eq!(storage.head("o/0").await.unwrap_err().kind, StorageErrorKind::Throttled);
         rule.remove();
         tokio::time::sleep(Duration::from_secs(3)).await;
         put(&storage, 18).await.unwrap();

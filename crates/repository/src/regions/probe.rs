@@ -17,6 +17,9 @@ use super::region::Region;
 /// The object that names a place.
 const REGION_OBJECT: &str = "repo/region";
 
+/// More than it has.
+const REGION_OBJECT_BYTES: u64 = 4096;
+
 /// What `repo/region` says (docs/format.md, section 1).
 #[derive(Deserialize)]
 struct Identity {
@@ -94,9 +97,10 @@ impl Set {
 }
 
 async fn ask(set: &Set, region: &Region) -> Said {
-    let call = region.handle.storage.get(REGION_OBJECT);
+    // Of known and small size, so that it waits for nobody's transfer.
+    let call = region.handle.storage.get_tail(REGION_OBJECT, REGION_OBJECT_BYTES);
     let bytes = match tokio::time::timeout(set.options.probe_timeout, call).await {
-        Ok(Ok(bytes)) => bytes,
+        Ok(Ok((bytes, _))) => bytes,
         Ok(Err(error)) if error.kind() == StorageErrorKind::NotFound => {
             let text = format!(
                 "{} holds no repository; hint: is the place mounted, and is it the one that was joined?",

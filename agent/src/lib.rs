@@ -16,6 +16,7 @@ pub mod error;
 pub mod identity;
 pub mod jobs;
 pub mod keyring;
+mod limits;
 mod patience;
 pub mod questions;
 pub mod repositories;
@@ -25,6 +26,7 @@ pub mod session;
 pub mod sources;
 pub mod supervisor;
 pub mod toolbox;
+mod traffic;
 pub mod wiring;
 
 pub use agent::{Agent, Running};

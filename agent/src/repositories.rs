@@ -8,24 +8,24 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use breakwater_core::{Chain, Clock, Entropy, RegionId, RepositoryId, SourceUid};
+use breakwater_core::{Chain, Clock, Entropy, RegionId, RepositoryId, SourceUid, Timestamp};
 use breakwater_proto::v1;
 use breakwater_repository::format::ObjectName;
 use breakwater_repository::format::descriptor::RegionRecord;
 use breakwater_repository::regions::{RegionOptions, RegionSet, Role};
 use breakwater_repository::session::RegionWriter;
 use breakwater_repository::{Access, Place, RegionState, Repository};
-use breakwater_runtime::{RetryPolicy, TaskGroup};
+use breakwater_runtime::TaskGroup;
+use breakwater_storage::assemble;
 use tokio_util::sync::CancellationToken;
 
 use crate::durable;
 use crate::error::AgentError;
 use crate::keyring::{Keyring, Keys};
+use crate::limits::limits;
 use crate::session::outbox::Outbox;
+use crate::traffic::{Meters, Traffic};
 use crate::wiring;
-
-/// Tries of one call on a place; longer outages are bridged by debts and the spool.
-const RETRY: RetryPolicy = RetryPolicy::new(3, Duration::from_millis(100), Duration::from_secs(1));
 
 /// How long one write may wait for enough regions.
 pub(crate) const WRITE_PATIENCE: Duration = Duration::from_secs(120);
@@ -75,6 +75,8 @@ pub struct OpenRepository {
     pub repository: Repository,
     /// Its regions.
     pub set: RegionSet,
+    /// What they were asked.
+    meters: Meters,
     /// Cancelled when it must be opened anew: its declaration changed, or a region became known.
     pub stale: CancellationToken,
 }
@@ -118,10 +120,10 @@ impl Repositories {
         if let Some(old) = slot.take() {
             old.stale.cancel();
         }
-        let repository = self.open_with(spec, Keys::for_writing, "adding to it needs its writer key").await?;
+        let (repository, meters) = self.open_with(spec, Keys::for_writing, "adding to it needs its writer key").await?;
         let set = region_set(&repository, spec, &self.inner.clock)?;
         let stale = CancellationToken::new();
-        let open = Arc::new(OpenRepository { spec: spec.clone(), repository, set, stale });
+        let open = Arc::new(OpenRepository { spec: spec.clone(), repository, set, meters, stale });
         self.inner.tasks.spawn("compare", compare(Arc::clone(&open), self.inner.tasks.token()));
         self.inner.tasks.spawn("regions", watch(Arc::clone(&open), self.clone(), self.inner.tasks.token()));
         *slot = Some(Arc::clone(&open));
@@ -130,12 +132,14 @@ impl Repositories {
 
     /// The repository of `spec`, opened with a recipient's key: the only way to content.
     pub async fn open_for_restore(&self, spec: &v1::RepositorySpec) -> Result<Repository, AgentError> {
-        self.open_with(spec, Keys::for_restoring, "opening its content needs a recipient's key").await
+        let needs = "opening its content needs a recipient's key";
+        self.open_with(spec, Keys::for_restoring, needs).await.map(|(repository, _)| repository)
     }
 
     /// The repository of `spec`, opened with the key that is meant for deleting where there is one, else as for adding.
     pub async fn open_for_deleting(&self, spec: &v1::RepositorySpec) -> Result<Repository, AgentError> {
-        self.open_with(spec, Keys::for_deleting, "deleting from it needs a reaper's or its writer key").await
+        let needs = "deleting from it needs a reaper's or its writer key";
+        self.open_with(spec, Keys::for_deleting, needs).await.map(|(repository, _)| repository)
     }
 
     async fn open_with(
@@ -143,9 +147,9 @@ impl Repositories {
         spec: &v1::RepositorySpec,
         choose: fn(&Keys) -> Option<Access>,
         needs: &str,
-    ) -> Result<Repository, AgentError> {
+    ) -> Result<(Repository, Meters), AgentError> {
         let inner = &self.inner;
-        let mut places = places(spec, &inner.entropy).await?;
+        let (mut places, meters) = places(spec, &inner.clock, &inner.entropy).await?;
         let id = identify(&spec.name, &places).await?;
         let keys = inner.keyring.of(id)?;
         let access = choose(&keys).ok_or_else(|| no_key(id, needs, &inner.keyring))?;
@@ -157,7 +161,7 @@ impl Repositories {
         let repository =
             opening.await.map_err(AgentError::repository(format!("opening repository `{}`", spec.name)))?;
         self.remember(&repository, known)?;
-        Ok(repository)
+        Ok((repository, meters))
     }
 
     fn known_path(&self, repository: RepositoryId) -> PathBuf {
@@ -216,9 +220,14 @@ fn no_key(repository: RepositoryId, needs: &str, keyring: &Keyring) -> AgentErro
     ))
 }
 
-/// The places of a specification: traced, and tried again while they do not answer.
-pub async fn places(spec: &v1::RepositorySpec, entropy: &Arc<dyn Entropy>) -> Result<Vec<Place>, AgentError> {
+/// The places of a specification with everything around them that places have, and what counts what they are asked.
+async fn places(
+    spec: &v1::RepositorySpec,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<(Vec<Place>, Meters), AgentError> {
     let kinds = wiring::places();
+    let mut meters = Meters::new();
     let mut places = Vec::with_capacity(spec.regions.len());
     for region in &spec.regions {
         let role = match region.role.as_str() {
@@ -233,10 +242,13 @@ pub async fn places(spec: &v1::RepositorySpec, entropy: &Arc<dyn Entropy>) -> Re
             .open_existing(&region.url)
             .await
             .map_err(|source| AgentError::Storage { region: region.name.clone(), source })?;
-        let storage = storage.traced(&region.name).with_retry(RETRY, Arc::clone(entropy));
-        places.push(Place::new(&region.name, role, storage));
+        let limited = limits(region.limits.as_ref())
+            .map_err(|error| AgentError::Invalid(format!("limits of region `{}`: {error}", region.name)))?;
+        let stack = assemble(&storage, &region.name, &limited, clock, entropy);
+        meters.insert(region.name.clone(), stack.meter);
+        places.push(Place::new(&region.name, role, stack.storage));
     }
-    Ok(places)
+    Ok((places, meters))
 }
 
 /// Asks the places which repository they belong to; the first answer counts, and opening compares the others with it.
@@ -335,13 +347,15 @@ async fn watch(open: Arc<OpenRepository>, repositories: Repositories, stop: Canc
     }
     let mut every = tokio::time::interval(REPORT_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut traffic = Traffic::new(open.meters.clone(), repositories.inner.clock.now());
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = open.stale.cancelled() => return,
             _ = every.tick() => {}
         }
-        repositories.inner.outbox.regions(report(&open, repositories.inner.clock.now().as_micros()));
+        let now = repositories.inner.clock.now();
+        repositories.inner.outbox.regions(report(&open, now, &mut traffic.look(now)));
         for region in open.repository.regions().iter().filter(|region| region.id().is_none()) {
             if region.ready().await.is_ok() {
                 tracing::info!(repository = open.spec.name, region = region.name(), "a region is there now");
@@ -351,17 +365,23 @@ async fn watch(open: Arc<OpenRepository>, repositories: Repositories, stop: Canc
     }
 }
 
-fn report(open: &OpenRepository, now: i64) -> v1::RegionReport {
+fn report(
+    open: &OpenRepository,
+    now: Timestamp,
+    traffic: &mut BTreeMap<String, v1::RegionTraffic>,
+) -> v1::RegionReport {
+    let observed = now.as_micros();
     let statuses = open.set.statuses();
     let regions = open.repository.regions().iter().map(|region| {
         let status = statuses.iter().find(|status| status.name == region.name());
+        let traffic = traffic.remove(region.name());
         let Some(status) = status else {
             let why = match region.state() {
                 RegionState::Away(why) => why,
                 RegionState::Ready => String::new(),
             };
             let (region, last_error) = (region.name().to_owned(), why);
-            return v1::RegionHealth { region, last_error, observed: now, ..v1::RegionHealth::default() };
+            return v1::RegionHealth { region, last_error, observed, traffic, ..v1::RegionHealth::default() };
         };
         let reachable = status.reachable == Some(true);
         let error = status.last_error.as_ref().filter(|_| !reachable || status.owed_objects > 0);
@@ -369,10 +389,11 @@ fn report(open: &OpenRepository, now: i64) -> v1::RegionReport {
             region: status.name.clone(),
             reachable,
             last_error: error.map(|(failure, _)| failure.to_string()).unwrap_or_default(),
-            observed: now,
+            observed,
             owed_objects: status.owed_objects,
             owed_bytes: status.owed_bytes,
-            oldest_owed: status.oldest_owed_since.map_or(0, breakwater_core::Timestamp::as_micros),
+            oldest_owed: status.oldest_owed_since.map_or(0, Timestamp::as_micros),
+            traffic,
         }
     });
     v1::RegionReport { repository: open.spec.name.clone(), regions: regions.collect() }

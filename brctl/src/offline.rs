@@ -18,6 +18,7 @@ use breakwater_repository::format::open::SourceRecord;
 use breakwater_repository::regions::Role;
 use breakwater_repository::{Place, RegionState, Repository};
 use breakwater_runtime::{SystemClock, SystemEntropy};
+use breakwater_storage::{Limits, assemble};
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -38,15 +39,16 @@ pub(crate) struct Glass {
 impl Glass {
     /// Opens the repository that the settings name, and says which of its regions cannot be used.
     pub(crate) async fn open(settings: &OfflineSettings, output: &Output) -> Result<Self, Failure> {
+        let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let kinds = breakwater_agent::wiring::places();
         let mut places = Vec::new();
         for (name, url) in &settings.regions {
             let opened = kinds.open_existing(url).await;
             let storage = opened.map_err(|error| Failure::from(error).doing(format!("region {name}")))?;
-            places.push(Place::new(name, Role::Sync, storage));
+            let stack = assemble(&storage, name, &Limits::default(), &clock, &entropy);
+            places.push(Place::new(name, Role::Sync, stack.storage));
         }
         let access = access::access(settings, &places).await?;
-        let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let repository = Repository::open(places, access, clock, entropy).await.map_err(|error| {
             let class = error.class();
             let failure = Failure::from(error);

@@ -59,12 +59,9 @@ pub struct RegionOptions {
     pub grace_bytes: u64,
     /// How often each place is asked whether it is there.
     pub probe_interval: Duration,
-    /// How long such a question, and every small call, may take.
-    pub call_timeout: Duration,
-    /// How long a put may take beside [`slowest`](Self::slowest).
-    pub put_timeout: Duration,
-    /// Bytes per second below which a put counts as hanging.
-    pub slowest: u64,
+    /// How long such a question may take. All other calls end when the place's own [`Timed`](breakwater_storage::Timed) ends them,
+    /// since only it knows how much of the time was waiting for bandwidth or a turn.
+    pub probe_timeout: Duration,
     /// The first wait after a failure; doubles with every further one.
     pub backoff: Duration,
     /// The longest such wait.
@@ -85,9 +82,7 @@ impl Default for RegionOptions {
             grace: Duration::from_secs(2),
             grace_bytes: 64 << 20,
             probe_interval: Duration::from_secs(5),
-            call_timeout: Duration::from_secs(4),
-            put_timeout: Duration::from_secs(30),
-            slowest: 128 << 10,
+            probe_timeout: Duration::from_secs(4),
             backoff: Duration::from_secs(1),
             backoff_cap: Duration::from_secs(30),
             copies: 2,

@@ -67,18 +67,19 @@ impl RetryPolicy {
             if !is_transient(&error) {
                 return Err(error);
             }
-            let Some(delay) = self.next(retry, begun, entropy) else { return Err(error) };
+            let Some(delay) = self.next(retry, begun, Duration::ZERO, entropy) else { return Err(error) };
             tokio::time::sleep(delay).await;
             retry += 1;
         }
     }
 
-    /// The wait before retry number `retry` of an operation first tried at `begun`; `None` when there shall be none.
-    pub fn next(&self, retry: u32, begun: Instant, entropy: &dyn Entropy) -> Option<Duration> {
+    /// The wait before retry number `retry` of an operation first tried at `begun`; `None` when there shall be none. It is
+    /// at least `asked`, how long the other side wants to be left alone, and the jitter comes on top of that.
+    pub fn next(&self, retry: u32, begun: Instant, asked: Duration, entropy: &dyn Entropy) -> Option<Duration> {
         if retry.saturating_add(1) >= self.attempts {
             return None;
         }
-        let delay = self.delay(retry, entropy);
+        let delay = asked.saturating_add(self.delay(retry, entropy));
         let in_time = self.budget.is_none_or(|budget| begun.elapsed() + delay < budget);
         in_time.then_some(delay)
     }

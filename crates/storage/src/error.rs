@@ -4,12 +4,12 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use breakwater_core::ErrorClass;
+use breakwater_core::{Chain, ErrorClass};
 
 use crate::Operation;
 
 /// The kind of trouble, independent of the backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StorageErrorKind {
     /// There is no object of this name, and the place that answers so can be reached.
     NotFound,
@@ -56,6 +56,25 @@ impl StorageErrorKind {
             StorageErrorKind::Corrupt => "corrupt",
             StorageErrorKind::Cancelled => "cancelled",
             StorageErrorKind::Other => "other",
+        }
+    }
+
+    /// Whether the place itself is in trouble. The others are answers: of a place in health, to what was asked.
+    pub fn is_trouble(self) -> bool {
+        match self {
+            StorageErrorKind::Denied
+            | StorageErrorKind::Full
+            | StorageErrorKind::Unreachable
+            | StorageErrorKind::Throttled
+            | StorageErrorKind::Corrupt
+            | StorageErrorKind::Other => true,
+            StorageErrorKind::NotFound
+            | StorageErrorKind::AlreadyExists
+            | StorageErrorKind::Locked
+            | StorageErrorKind::Archived
+            | StorageErrorKind::Unsupported
+            | StorageErrorKind::Invalid
+            | StorageErrorKind::Cancelled => false,
         }
     }
 
@@ -141,6 +160,20 @@ impl StorageError {
         StorageError { retry_after, ..self }
     }
 
+    /// The same trouble with another object, where one call was about several.
+    pub(crate) fn of(&self, key: &str) -> StorageError {
+        let source = self.source.as_ref().map(|source| Chain(&**source).to_string().into());
+        let (location, key) = (self.location.clone(), key.to_owned());
+        StorageError {
+            kind: self.kind,
+            operation: self.operation,
+            location,
+            key,
+            retry_after: self.retry_after,
+            source,
+        }
+    }
+
     /// Whether the same call may pass later without anything being changed.
     pub fn is_transient(&self) -> bool {
         matches!(self.kind, StorageErrorKind::Unreachable | StorageErrorKind::Throttled)
@@ -180,8 +213,6 @@ impl Error for StorageError {
 
 #[cfg(test)]
 mod tests {
-    use breakwater_core::Chain;
-
     use super::*;
 
     #[test]

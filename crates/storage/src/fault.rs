@@ -85,6 +85,9 @@ impl Fault {
         for (effect, handle) in self.effects(operation, key) {
             match effect {
                 Effect::Fail(kind) => return Err(self.error(kind, operation, key)),
+                Effect::Throttle(asked) => {
+                    return Err(self.error(StorageErrorKind::Throttled, operation, key).after(Some(asked)));
+                }
                 Effect::ApplyThenFail(kind) => after.failure = Some(self.error(kind, operation, key)),
                 Effect::Delay(duration) => tokio::time::sleep(duration).await,
                 Effect::Hold => {

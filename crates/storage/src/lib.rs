@@ -7,16 +7,23 @@
 //! A new kind of place is one implementation of [`Backend`] that passes [`conformance::run`].
 //!
 //! Reading order: [`storage`], [`key`], [`payload`], [`error`], [`backend`], [`placement`], [`retention`], [`tier`],
-//! [`features`], [`places`], [`memory`], [`file_system`], then the decorators [`retry`], [`traced`], [`record`], [`fault`], and what checks a place: [`probe`](mod@probe) and [`conformance`].
+//! [`features`], [`places`], [`memory`], [`file_system`], then the [`decorator`]s in the order of the [`stack`]: [`retry`], [`bandwidth`],
+//! [`adaptive`], [`hedged`], [`traced`], [`meter`], [`timed`], and those for tests, [`record`] and [`fault`]; and what checks a place:
+//! [`probe`](mod@probe) and [`conformance`].
 
+pub mod adaptive;
 pub mod backend;
+pub mod bandwidth;
 pub mod conformance;
+pub mod decorator;
 pub mod error;
 pub mod fault;
 pub mod features;
 pub mod file_system;
+pub mod hedged;
 pub mod key;
 pub mod memory;
+pub mod meter;
 pub mod payload;
 pub mod placement;
 pub mod places;
@@ -24,23 +31,33 @@ pub mod probe;
 pub mod record;
 pub mod retention;
 pub mod retry;
+mod share;
+pub mod stack;
 pub mod storage;
 pub mod tier;
+pub mod timed;
 pub mod traced;
 
+pub use adaptive::Adaptive;
 pub use backend::{Backend, Listing, ObjectMeta, Operation};
+pub use bandwidth::Bandwidth;
+pub use decorator::Decorator;
 pub use error::{StorageError, StorageErrorKind};
 pub use fault::{Effect, Fault, Rule, RuleHandle};
 pub use features::Features;
 pub use file_system::FileSystem;
+pub use hedged::Hedged;
 pub use memory::Memory;
+pub use meter::Meter;
 pub use payload::Payload;
 pub use placement::{Placement, Placing};
 pub use places::{Places, Provider};
-pub use probe::{Capabilities, probe};
+pub use probe::{BrokenPromise, Capabilities, probe, probe_placement};
 pub use record::{Record, Recorded};
 pub use retention::{LockMode, Protection, Retention};
 pub use retry::Retry;
+pub use stack::{Limits, Stack, assemble};
 pub use storage::Storage;
 pub use tier::{Availability, Thaw, ThawSpeed, Tier};
+pub use timed::{Timed, Timeouts};
 pub use traced::Traced;

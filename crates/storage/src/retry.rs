@@ -1,68 +1,67 @@
-//! Trying again while a place is unreachable or asks to be left alone.
+//! Trying again while a place is unreachable or asks to be left alone: the one place where an operation is repeated.
 //!
 //! A create whose answer was lost may have been done. When a later try finds the name taken, the object is compared with
 //! what was to be written: if it is the same, the create has happened, and answers `Ok`.
+//!
+//! Invariant: retries are at most a share of the calls of late, so that a place in trouble gets little more to do than one
+//! in health; and none is begun when the policy's time is over, so that a call that hung is not followed by another one.
 
 use std::fmt;
-use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use breakwater_core::Entropy;
 use breakwater_runtime::RetryPolicy;
-use bytes::Bytes;
 use futures::StreamExt;
+use tokio::time::Instant;
 
-use crate::{
-    Backend, Features, Listing, ObjectMeta, Operation, Payload, Placement, Protection, Retention, StorageError,
-    StorageErrorKind, Thaw, Tier,
-};
+use crate::decorator::{Answer, Call, Decorator, Many};
+use crate::share::Share;
+use crate::{Backend, Listing, ObjectMeta, Payload, Placement, StorageError, StorageErrorKind};
 
 /// How much of an object is read at once to compare it with what was to be written.
 const COMPARE_BYTES: u64 = 1 << 20;
 
-/// A backend that tries again by a policy what answers `Unreachable` or `Throttled`, and nothing else.
+/// Retries a call: what a storm of errors may add to the load of a place.
+const SHARE: f64 = 0.2;
+
+/// Retries that may be saved up, and that a place with few calls has in any case.
+const RESERVE: u32 = 20;
+
+/// A backend that tries again by a policy what answers `Unreachable` or `Throttled`, and nothing else. A clone has the same
+/// budget.
 #[derive(Clone)]
 pub struct Retry {
     inner: Arc<dyn Backend>,
     policy: RetryPolicy,
     entropy: Arc<dyn Entropy>,
-    attempt_timeout: Option<Duration>,
+    budget: Arc<Mutex<Share>>,
 }
 
 impl Retry {
     /// Tries operations of `inner` by `policy`.
     pub fn new(inner: Arc<dyn Backend>, policy: RetryPolicy, entropy: Arc<dyn Entropy>) -> Retry {
-        Retry { inner, policy, entropy, attempt_timeout: None }
+        Retry { inner, policy, entropy, budget: Arc::new(Mutex::new(Share::new(SHARE, RESERVE))) }
     }
 
-    /// The same, with each try ended after `timeout` as `Unreachable`. For a list it bounds the wait for the next object.
-    #[must_use]
-    pub fn with_attempt_timeout(self, timeout: Duration) -> Retry {
-        Retry { attempt_timeout: Some(timeout), ..self }
+    /// Counts a call that began at `begun`, and answers its course so far.
+    fn begin(&self, begun: Instant) -> Course<'_> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).pay_in();
+        Course { retry: self, begun, retries: 0 }
     }
 
-    async fn run<T, F>(&self, operation: Operation, key: &str, mut call: impl FnMut() -> F) -> Result<T, StorageError>
+    async fn run<T, F>(&self, work: impl Fn() -> F) -> Result<T, StorageError>
     where
         F: Future<Output = Result<T, StorageError>>,
     {
-        let attempt = || self.timed(operation, key, call());
-        self.policy.run(&*self.entropy, attempt, StorageError::is_transient).await
-    }
-
-    async fn timed<T>(
-        &self,
-        operation: Operation,
-        key: &str,
-        call: impl Future<Output = Result<T, StorageError>>,
-    ) -> Result<T, StorageError> {
-        let Some(timeout) = self.attempt_timeout else { return call.await };
-        tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| {
-            Err(StorageError::new(StorageErrorKind::Unreachable, operation, self.location(), key)
-                .because(format!("no answer within {timeout:?}")))
-        })
+        let mut course = self.begin(Instant::now());
+        loop {
+            match work().await {
+                Ok(value) => return Ok(value),
+                Err(error) => course.wait_after(error).await?,
+            }
+        }
     }
 
     /// Whether the object is exactly what `payload` holds.
@@ -84,19 +83,54 @@ impl Retry {
     }
 }
 
+/// One call and its tries.
+struct Course<'a> {
+    retry: &'a Retry,
+    begun: Instant,
+    retries: u32,
+}
+
+impl Course<'_> {
+    /// Waits until the call that failed with `error` may be tried again; the error itself where it shall not be.
+    async fn wait_after(&mut self, error: StorageError) -> Result<(), StorageError> {
+        match self.delay(&error) {
+            Some(delay) => {
+                tokio::time::sleep(delay).await;
+                self.retries += 1;
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+
+    fn delay(&self, error: &StorageError) -> Option<Duration> {
+        let Retry { policy, entropy, budget, .. } = self.retry;
+        let asked = error.retry_after.unwrap_or_default();
+        let delay = policy.next(self.retries, self.begun, asked, &**entropy).filter(|_| error.is_transient())?;
+        budget.lock().unwrap_or_else(PoisonError::into_inner).take().then_some(delay)
+    }
+}
+
 impl fmt::Debug for Retry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Retry").field("inner", &self.inner).field("policy", &self.policy).finish_non_exhaustive()
     }
 }
 
-#[async_trait]
-impl Backend for Retry {
-    fn location(&self) -> &str {
-        self.inner.location()
+impl Decorator for Retry {
+    fn inner(&self) -> &Arc<dyn Backend> {
+        &self.inner
     }
 
-    async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
+    async fn around<T, F>(&self, _: Call<'_>, work: impl Fn() -> F + Send + Sync) -> Result<T, StorageError>
+    where
+        T: Answer,
+        F: Future<Output = Result<T, StorageError>> + Send,
+    {
+        self.run(work).await
+    }
+
+    async fn create_around(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
         let tried = &AtomicBool::new(false);
         let payload = &payload;
         let attempt = || async move {
@@ -112,54 +146,20 @@ impl Backend for Retry {
                 result => result,
             }
         };
-        self.run(Operation::Create, key, attempt).await
+        self.run(attempt).await
     }
 
-    async fn get(&self, key: &str) -> Result<Bytes, StorageError> {
-        self.run(Operation::Get, key, || self.inner.get(key)).await
-    }
-
-    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
-        self.run(Operation::GetRange, key, || self.inner.get_range(key, range.clone())).await
-    }
-
-    async fn get_tail(&self, key: &str, length: u64) -> Result<(Bytes, u64), StorageError> {
-        self.run(Operation::GetTail, key, || self.inner.get_tail(key, length)).await
-    }
-
-    async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
-        self.run(Operation::Head, key, || self.inner.head(key)).await
-    }
-
-    fn list(&self, prefix: &str) -> Listing {
-        let state = Resume { retry: self.clone(), prefix: prefix.to_owned(), last: None, listing: None, ended: false };
-        futures::stream::unfold(state, |mut state| async move {
-            let next = state.next().await?;
-            state.ended = next.is_err();
-            Some((next, state))
-        })
-        .boxed()
-    }
-
-    async fn list_directories(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
-        self.run(Operation::ListDirectories, prefix, || self.inner.list_directories(prefix)).await
-    }
-
-    async fn delete(&self, key: &str) -> Result<(), StorageError> {
-        self.run(Operation::Delete, key, || self.inner.delete(key)).await
-    }
-
-    async fn delete_many(&self, keys: &[String]) -> Vec<Result<(), StorageError>> {
-        let begun = tokio::time::Instant::now();
+    async fn delete_many_around(&self, keys: &[String]) -> Many {
+        let mut course = self.begin(Instant::now());
         let mut results = self.inner.delete_many(keys).await;
-        let mut retries = 0;
         loop {
             let is_open = |result: &Result<(), StorageError>| result.as_ref().is_err_and(StorageError::is_transient);
             let open: Vec<usize> = (0..results.len()).filter(|at| is_open(&results[*at])).collect();
-            let delay = self.policy.next(retries, begun, &*self.entropy).filter(|_| !open.is_empty());
-            let Some(delay) = delay else { return results };
-            tokio::time::sleep(delay).await;
-            retries += 1;
+            let trouble = open.first().and_then(|at| results[*at].as_ref().err()).map(|error| error.of(&error.key));
+            let Some(trouble) = trouble else { return results };
+            if course.wait_after(trouble).await.is_err() {
+                return results;
+            }
             let again: Vec<String> = open.iter().filter_map(|at| keys.get(*at).cloned()).collect();
             for (at, result) in open.into_iter().zip(self.inner.delete_many(&again).await) {
                 results[at] = result;
@@ -167,28 +167,14 @@ impl Backend for Retry {
         }
     }
 
-    async fn features(&self) -> Result<Features, StorageError> {
-        self.run(Operation::Features, "", || self.inner.features()).await
-    }
-
-    async fn protection(&self, key: &str) -> Result<Protection, StorageError> {
-        self.run(Operation::Protection, key, || self.inner.protection(key)).await
-    }
-
-    async fn retain(&self, key: &str, retention: Retention) -> Result<(), StorageError> {
-        self.run(Operation::Retain, key, || self.inner.retain(key, retention)).await
-    }
-
-    async fn hold(&self, key: &str, held: bool) -> Result<(), StorageError> {
-        self.run(Operation::Hold, key, || self.inner.hold(key, held)).await
-    }
-
-    async fn set_tier(&self, key: &str, tier: Tier) -> Result<(), StorageError> {
-        self.run(Operation::SetTier, key, || self.inner.set_tier(key, tier)).await
-    }
-
-    async fn thaw(&self, key: &str, thaw: Thaw) -> Result<(), StorageError> {
-        self.run(Operation::Thaw, key, || self.inner.thaw(key, thaw)).await
+    fn list_around(&self, prefix: &str) -> Listing {
+        let state = Resume { retry: self.clone(), prefix: prefix.to_owned(), last: None, listing: None, ended: false };
+        futures::stream::unfold(state, |mut state| async move {
+            let next = state.next().await?;
+            state.ended = next.is_err();
+            Some((next, state))
+        })
+        .boxed()
     }
 }
 
@@ -206,8 +192,9 @@ impl Resume {
         if self.ended {
             return None;
         }
-        let begun = tokio::time::Instant::now();
-        let mut retries = 0;
+        let begun = Instant::now();
+        let retry = self.retry.clone();
+        let mut course: Option<Course<'_>> = None;
         loop {
             let error = match self.attempt().await {
                 Ok(next) => return next.map(Ok),
@@ -215,18 +202,16 @@ impl Resume {
             };
             // An abandoned list may not be polled again.
             self.listing = None;
-            let delay = self.retry.policy.next(retries, begun, &*self.retry.entropy);
-            let Some(delay) = delay.filter(|_| error.is_transient()) else { return Some(Err(error)) };
-            tokio::time::sleep(delay).await;
-            retries += 1;
+            if let Err(error) = course.get_or_insert_with(|| retry.begin(begun)).wait_after(error).await {
+                return Some(Err(error));
+            }
         }
     }
 
     async fn attempt(&mut self) -> Result<Option<ObjectMeta>, StorageError> {
         loop {
             let listing = self.listing.get_or_insert_with(|| self.retry.inner.list(&self.prefix));
-            let next = async { listing.next().await.transpose() };
-            let next = self.retry.timed(Operation::List, &self.prefix, next).await?;
+            let next = listing.next().await.transpose()?;
             if let Some(meta) = &next {
                 if self.last.as_ref().is_some_and(|last| meta.key <= *last) {
                     continue;
@@ -244,13 +229,12 @@ mod tests {
     use futures::TryStreamExt;
 
     use super::*;
-    use crate::{Effect, Fault, Rule, Storage};
+    use crate::{Effect, Fault, Operation, Rule, Storage};
 
     fn faulty() -> (Fault, Storage) {
         let fault = Fault::new(Storage::memory().backend());
         let policy = RetryPolicy::new(4, Duration::from_micros(10), Duration::from_millis(1));
-        let retry = Retry::new(Arc::new(fault.clone()), policy, Arc::new(SystemEntropy));
-        (fault, Storage::new(Arc::new(retry.with_attempt_timeout(Duration::from_millis(100)))))
+        (fault.clone(), Storage::new(Arc::new(Retry::new(Arc::new(fault), policy, Arc::new(SystemEntropy)))))
     }
 
     fn payload(text: &'static str) -> Payload {
@@ -293,16 +277,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hang_is_ended_and_tried_again() {
-        let (fault, storage) = faulty();
-        let rule = fault.add(Rule::on(Operation::Create).first(2), Effect::Hang);
-        storage.create("a", payload("1")).await.unwrap();
-        assert_eq!(rule.hits(), 2);
-        fault.add(Rule::on(Operation::Get), Effect::Hang);
-        assert_eq!(storage.get("a").await.unwrap_err().kind, StorageErrorKind::Unreachable);
-    }
-
-    #[tokio::test]
     async fn a_list_goes_on_where_it_broke() {
         let (fault, storage) = faulty();
         for n in 0..20 {
@@ -311,5 +285,34 @@ mod tests {
         fault.add(Rule::on(Operation::List).first(3), Effect::BreakList(7));
         let keys: Vec<String> = storage.list("a/").map_ok(|meta| meta.key).try_collect().await.unwrap();
         assert_eq!(keys, (0..20).map(|n| format!("a/{n:02}")).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_left_alone_as_long_as_it_asks() {
+        let asked = Duration::from_secs(7);
+        let fault = Fault::new(Storage::memory().backend());
+        let rule = fault.add(Rule::on(Operation::Head), Effect::Throttle(asked));
+        let policy = RetryPolicy::new(9, Duration::from_millis(1), Duration::from_millis(2));
+        let retry = Retry::new(Arc::new(fault), policy.within(Duration::from_secs(20)), Arc::new(SystemEntropy));
+        let begun = Instant::now();
+        let error = retry.head("a").await.unwrap_err();
+        assert_eq!((error.kind, error.retry_after), (StorageErrorKind::Throttled, Some(asked)), "it is handed on");
+        assert_eq!(rule.hits(), 3, "after 0, 7 and 14 s; the next one would come when the time is over");
+        assert_eq!(begun.elapsed().as_secs(), 14);
+    }
+
+    #[tokio::test]
+    async fn a_storm_is_not_amplified() {
+        let (fault, storage) = faulty();
+        let rule = fault.add(Rule::on(Operation::Head), Effect::Fail(StorageErrorKind::Unreachable));
+        for _ in 0..1000 {
+            storage.head("a").await.unwrap_err();
+        }
+        // Without a budget it would be 4000.
+        let most = 1000.0 * (1.0 + SHARE) + f64::from(RESERVE);
+        let least = 1000.0 * (1.0 + SHARE);
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        let hits = rule.hits() as f64;
+        assert!((least..=most).contains(&hits), "{hits}");
     }
 }

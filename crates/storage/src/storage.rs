@@ -4,8 +4,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use breakwater_core::Entropy;
-use breakwater_runtime::RetryPolicy;
 use bytes::Bytes;
 use futures::StreamExt;
 
@@ -14,7 +12,7 @@ use crate::key::{BadKey, check_key, check_prefix};
 use crate::memory::Memory;
 use crate::placement::Plain;
 use crate::{
-    Backend, Features, Listing, ObjectMeta, Operation, Payload, Placing, Protection, Retention, Retry, StorageError,
+    Backend, Features, Listing, ObjectMeta, Operation, Payload, Placing, Protection, Retention, StorageError,
     StorageErrorKind, Thaw, Tier, Traced,
 };
 
@@ -62,12 +60,6 @@ impl Storage {
     /// The backend, for a decorator around it.
     pub fn backend(&self) -> Arc<dyn Backend> {
         Arc::clone(&self.backend)
-    }
-
-    /// The same place with operations tried again by `policy` while it is unreachable.
-    #[must_use]
-    pub fn with_retry(&self, policy: RetryPolicy, entropy: Arc<dyn Entropy>) -> Storage {
-        self.decorated(|inner| Arc::new(Retry::new(inner, policy, entropy)))
     }
 
     /// The same place with a tracing span around each operation, which names it `region`.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use breakwater_runtime::{RetryPolicy, SystemEntropy};
-use breakwater_storage::{Fault, Operation, Record, Retry, Storage, Traced, conformance};
+use breakwater_core::{Clock, Entropy};
+use breakwater_runtime::{SystemClock, SystemEntropy};
+use breakwater_storage::{Fault, Limits, Operation, Record, Storage, assemble, conformance};
 
 /// Makes a fresh store in a numbered directory each time.
 struct Directories {
@@ -37,10 +38,6 @@ impl Directories {
     }
 }
 
-fn policy() -> RetryPolicy {
-    RetryPolicy::new(3, Duration::from_millis(1), Duration::from_millis(10))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory() {
     conformance::run(async || Storage::memory()).await;
@@ -62,13 +59,12 @@ async fn file_system() {
 async fn file_system_with_every_decorator() {
     let directories = Directories::new();
     let creates = AtomicU32::new(0);
+    let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
     conformance::run(async || {
-        let fault = Fault::new(directories.storage().backend());
-        let retry = Retry::new(Arc::new(fault), policy(), Arc::new(SystemEntropy));
-        let record = Record::new(Arc::new(retry.with_attempt_timeout(Duration::from_secs(60))));
+        let record = Record::new(Arc::new(Fault::new(directories.storage().backend())));
         creates.fetch_add(1, Ordering::Relaxed);
-        assert_eq!(record.count(Operation::Create).calls, 0);
-        Storage::new(Arc::new(Traced::new(Arc::new(record), "r1")))
+        assert_eq!(record.count(Operation::Create), 0);
+        assemble(&Storage::new(Arc::new(record)), "r1", &Limits::default(), &clock, &entropy).storage
     })
     .await;
     assert!(creates.load(Ordering::Relaxed) > 10, "every case has its own store");

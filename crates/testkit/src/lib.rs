@@ -7,13 +7,18 @@
 //! [`moto`] and [`softhsm`] for key services, [`sshd`] for regions over SFTP.
 //! [`moto`] and [`softhsm`] for key services; [`azurite`] for object storage.
 //! [`moto`] and [`softhsm`] for key services; [`gcs`] for Google Cloud Storage.
+//! [`fault_proxy`] before a store;
+//! [`moto`] and [`softhsm`] for key services.
 
 pub mod azurite;
 pub mod dirs;
 pub mod etcd;
 pub mod fault;
 pub mod gcs;
+pub mod fault_proxy;
 pub mod ledger;
+pub mod localstack;
+pub mod lying_s3;
 pub mod moto;
 pub mod otlp;
 pub mod port;
@@ -21,6 +26,7 @@ pub mod postgres;
 pub mod process;
 pub mod softhsm;
 pub mod sshd;
+pub mod tls_front;
 pub mod tree;
 pub mod user;
 pub mod wait;

@@ -46,8 +46,23 @@ impl Lab {
     }
 
     pub(crate) async fn with(regions: usize, commit: usize, options: CreateOptions) -> Lab {
+        Lab::made(regions, commit, options, |storage| storage).await
+    }
+
+    /// One with something of the test's own around each place.
+    pub(crate) async fn decorated(regions: usize, decorate: impl FnMut(Storage) -> Storage) -> Lab {
+        Lab::made(regions, 1, options(), decorate).await
+    }
+
+    async fn made(
+        regions: usize,
+        commit: usize,
+        options: CreateOptions,
+        mut decorate: impl FnMut(Storage) -> Storage,
+    ) -> Lab {
         let faults: Vec<Fault> = (0..regions).map(|_| Fault::new(Storage::memory().backend())).collect();
-        let storages: Vec<Storage> = faults.iter().map(|fault| Storage::new(Arc::new(fault.clone()))).collect();
+        let storages: Vec<Storage> =
+            faults.iter().map(|fault| decorate(Storage::new(Arc::new(fault.clone())))).collect();
         let place =
             |(number, storage): (usize, &Storage)| Place::new(&format!("r{number}"), Role::Sync, storage.clone());
         let places: Vec<Place> = storages.iter().enumerate().map(place).collect();

@@ -12,6 +12,7 @@ mod memory;
 mod metadata;
 mod moved;
 mod regions;
+mod requests;
 mod resume;
 mod round_trip;
 mod shelf;

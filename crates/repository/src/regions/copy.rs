@@ -3,8 +3,6 @@
 //! Invariant: a name leaves the debt as vanished only when every other region, asked in its right place, has answered that
 //! it does not have it. Only bytes under the name they were sealed for are written.
 
-use std::time::Duration;
-
 use breakwater_core::{Chain, ErrorClass};
 use breakwater_storage::{Payload, StorageErrorKind};
 use bytes::Bytes;
@@ -40,22 +38,21 @@ pub(super) async fn copy(set: &Set, index: usize, name: &str, size: u64) -> Copi
     let storage = &region.handle.storage;
     if !is_register {
         // Equal names hold equal bytes, so what is there need not be sent again.
-        match tokio::time::timeout(set.options.call_timeout, storage.exists(name)).await {
-            Ok(Ok(true)) => return Copied::Already,
-            Ok(Ok(false)) => {}
-            Ok(Err(error)) => {
+        match storage.exists(name).await {
+            Ok(true) => return Copied::Already,
+            Ok(false) => {}
+            Err(error) => {
                 return Copied::Put(Tried::Failed(Failure::new(error.class(), Chain(&error).to_string())));
             }
-            Err(_) => return Copied::Put(Tried::Failed(Failure::new(ErrorClass::Unavailable, "no answer to a head"))),
         }
     }
     let _room = room(set, size).await;
-    let payload = match fetch(set, index, name, size, is_register).await {
+    let payload = match fetch(set, index, name, is_register).await {
         Ok(payload) => payload,
         Err(other) => return other,
     };
     let bytes = is_register.then(|| payload.to_bytes());
-    let tried = worker::put(set, storage, name, payload).await;
+    let tried = worker::put(storage, name, payload).await;
     match (bytes, tried) {
         (Some(bytes), Tried::Differs(present)) => {
             if is_manifest(&bytes) != is_manifest(&present) {
@@ -82,10 +79,9 @@ async fn room(set: &Set, size: u64) -> Option<SemaphorePermit<'_>> {
 }
 
 /// Reads `name` from the first region that has it; of a register, the manifest if any region has one.
-async fn fetch(set: &Set, index: usize, name: &str, size: u64, is_register: bool) -> Result<Payload, Copied> {
+async fn fetch(set: &Set, index: usize, name: &str, is_register: bool) -> Result<Payload, Copied> {
     let mut found: Option<Bytes> = None;
     let mut silent: Option<Failure> = None;
-    let limit = set.options.put_timeout + Duration::from_secs(size / set.options.slowest.max(1));
     let mut order = set.regions.iter().enumerate().filter(|(other, _)| *other != index).collect::<Vec<_>>();
     order.sort_by_key(|(_, region)| !region.health().is_reachable());
     for (other, region) in order {
@@ -95,25 +91,22 @@ async fn fetch(set: &Set, index: usize, name: &str, size: u64, is_register: bool
             silent.get_or_insert(why(failure.text));
             continue;
         }
-        match tokio::time::timeout(limit, region.handle.storage.get(name)).await {
-            Ok(Ok(bytes)) => {
+        match region.handle.storage.get(name).await {
+            Ok(bytes) => {
                 let good = !is_register || is_manifest(&bytes);
                 found = Some(bytes);
                 if good {
                     break;
                 }
             }
-            Ok(Err(error)) if error.kind() == StorageErrorKind::NotFound => {
+            Err(error) if error.kind() == StorageErrorKind::NotFound => {
                 // An empty mount says the same of everything.
                 if let Err(failure) = set.confirm(other).await {
                     silent.get_or_insert(why(failure.text));
                 }
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 silent.get_or_insert(why(Chain(&error).to_string()));
-            }
-            Err(_) => {
-                silent.get_or_insert(why("no answer to a get".to_owned()));
             }
         }
     }

@@ -17,6 +17,9 @@ use super::region::Region;
 /// The object that names a place.
 const REGION_OBJECT: &str = "repo/region";
 
+/// More than it has.
+const REGION_OBJECT_BYTES: u64 = 4096;
+
 /// What `repo/region` says (docs/format.md, section 1).
 #[derive(Deserialize)]
 struct Identity {
@@ -35,11 +38,21 @@ pub(super) async fn run(set: Arc<Set>, index: usize) {
     }
 }
 
+/// What a place said of itself.
+enum Said {
+    /// It is the one that was joined.
+    Here,
+    /// It is called too often to say more. So it is there, but whether it is the right one is as unknown as before.
+    Busy(Failure),
+    /// Nothing, or that it is another one.
+    Away(Failure),
+}
+
 /// Keeps in mind what a region answered.
-fn note(set: &Set, region: &Region, answer: &Result<(), Failure>) {
+fn note(set: &Set, region: &Region, said: &Said) {
     let now = set.options.clock.now();
-    match answer {
-        Ok(()) => {
+    match said {
+        Said::Here => {
             let back = region.health().probe_passed(now);
             if back {
                 tracing::info!(region = %region.handle.name, "region answers");
@@ -50,10 +63,14 @@ fn note(set: &Set, region: &Region, answer: &Result<(), Failure>) {
                 region.health().failing = false;
             }
         }
-        Err(failure) => {
+        Said::Busy(failure) if region.health().verified => {
+            region.health().last_error = Some((failure.clone(), now));
+        }
+        Said::Busy(failure) | Said::Away(failure) => {
             let was_away = region.health().is_away();
             let was_open = region.health().verified;
             region.health().probe_failed(failure.clone(), now);
+            region.gone.notify_waiters();
             if !was_away {
                 // Nobody waits any more until he was compared with this one.
                 set.wake_all();
@@ -70,34 +87,46 @@ impl Set {
     /// object is no answer.
     pub(super) async fn confirm(&self, index: usize) -> Result<(), Failure> {
         let Some(region) = self.regions.get(index) else { return Ok(()) };
-        let answer = ask(self, region).await;
-        note(self, region, &answer);
-        answer
+        let said = ask(self, region).await;
+        note(self, region, &said);
+        match said {
+            Said::Here => Ok(()),
+            Said::Busy(failure) | Said::Away(failure) => Err(failure),
+        }
     }
 }
 
-async fn ask(set: &Set, region: &Region) -> Result<(), Failure> {
-    let call = region.handle.storage.get(REGION_OBJECT);
-    let bytes = match tokio::time::timeout(set.options.call_timeout, call).await {
-        Ok(Ok(bytes)) => bytes,
+async fn ask(set: &Set, region: &Region) -> Said {
+    // Of known and small size, so that it waits for nobody's transfer.
+    let call = region.handle.storage.get_tail(REGION_OBJECT, REGION_OBJECT_BYTES);
+    let bytes = match tokio::time::timeout(set.options.probe_timeout, call).await {
+        Ok(Ok((bytes, _))) => bytes,
         Ok(Err(error)) if error.kind() == StorageErrorKind::NotFound => {
             let text = format!(
                 "{} holds no repository; hint: is the place mounted, and is it the one that was joined?",
                 region.handle.storage.location()
             );
-            return Err(Failure::new(ErrorClass::Unavailable, text));
+            return Said::Away(Failure::new(ErrorClass::Unavailable, text));
         }
-        Ok(Err(error)) => return Err(Failure::new(error.class(), Chain(&error).to_string())),
+        Ok(Err(error)) => {
+            let failure = Failure::new(error.class(), Chain(&error).to_string());
+            let busy = error.kind() == StorageErrorKind::Throttled;
+            return if busy { Said::Busy(failure) } else { Said::Away(failure) };
+        }
         Err(_) => {
-            let text = format!("no answer within {} s", set.options.call_timeout.as_secs_f32());
-            return Err(Failure::new(ErrorClass::Unavailable, text));
+            let text = format!("no answer within {} s", set.options.probe_timeout.as_secs_f32());
+            return Said::Away(Failure::new(ErrorClass::Unavailable, text));
         }
     };
-    let identity: Identity = serde_json::from_slice(&bytes)
-        .map_err(|error| Failure::new(ErrorClass::Corrupt, format!("`{REGION_OBJECT}` cannot be read: {error}")))?;
+    let identity: Identity = match serde_json::from_slice(&bytes) {
+        Ok(identity) => identity,
+        Err(error) => {
+            return Said::Away(Failure::new(ErrorClass::Corrupt, format!("`{REGION_OBJECT}` cannot be read: {error}")));
+        }
+    };
     let foreign = |what: &str| {
         let text = format!("another {what} lives at {}", region.handle.storage.location());
-        Err(Failure::new(ErrorClass::Refused, text))
+        Said::Away(Failure::new(ErrorClass::Refused, text))
     };
     if set.options.repository.is_some_and(|expected| expected != identity.repository) {
         return foreign("repository");
@@ -105,5 +134,5 @@ async fn ask(set: &Set, region: &Region) -> Result<(), Failure> {
     if identity.region != region.handle.id {
         return foreign("region");
     }
-    Ok(())
+    Said::Here
 }

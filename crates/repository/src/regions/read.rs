@@ -11,10 +11,10 @@ use breakwater_core::{Chain, ErrorClass, RegionId};
 use breakwater_storage::{Storage, StorageError, StorageErrorKind};
 use bytes::Bytes;
 
-use super::RegionSet;
 use super::error::{Failure, RegionError, RegionFailure};
 use super::merge::Merge;
 use super::region::{Region, Role};
+use super::{RegionSet, Set};
 
 /// How long a listing may stay silent before it counts as broken off.
 const LIST_PATIENCE: Duration = Duration::from_secs(20);
@@ -42,7 +42,7 @@ pub struct Listing {
 impl RegionSet {
     /// The whole object from the first region that delivers it.
     pub async fn get(&self, name: &str) -> Result<Bytes, RegionError> {
-        self.read(name, 0, |storage, name| async move { storage.get(&name).await }).await
+        self.read(name, |storage, name| async move { storage.get(&name).await }).await
     }
 
     /// What `decode` makes of the object in the first region where it makes anything of it: damage in one region is no
@@ -57,8 +57,7 @@ impl RegionSet {
             Err(error) => error,
         };
         for handle in self.handles() {
-            let get = tokio::time::timeout(self.set.options.put_timeout, handle.storage.get(name));
-            if let Ok(Ok(bytes)) = get.await
+            if let Ok(bytes) = handle.storage.get(name).await
                 && let Ok(value) = decode(&bytes)
             {
                 tracing::warn!(object = name, region = %handle.name, "damaged in another region, taken from this one");
@@ -70,8 +69,7 @@ impl RegionSet {
 
     /// Exactly the bytes of `range`.
     pub async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, RegionError> {
-        let length = range.end.saturating_sub(range.start);
-        self.read(name, length, |storage, name| {
+        self.read(name, |storage, name| {
             let range = range.clone();
             async move { storage.get_range(&name, range).await }
         })
@@ -80,7 +78,7 @@ impl RegionSet {
 
     /// The last `length` bytes, or all when there are fewer, and the size of the object.
     pub async fn get_tail(&self, name: &str, length: u64) -> Result<(Bytes, u64), RegionError> {
-        self.read(name, length, |storage, name| async move { storage.get_tail(&name, length).await }).await
+        self.read(name, |storage, name| async move { storage.get_tail(&name, length).await }).await
     }
 
     /// What the regions hold below `prefix`. An error when none answers; regions that do not answer are named.
@@ -126,23 +124,26 @@ impl RegionSet {
         failures.into_iter().map(name).collect()
     }
 
-    async fn read<T, F>(&self, name: &str, size: u64, call: impl Fn(Storage, String) -> F) -> Result<T, RegionError>
+    async fn read<T, F>(&self, name: &str, call: impl Fn(Storage, String) -> F) -> Result<T, RegionError>
     where
         F: Future<Output = Result<T, StorageError>>,
     {
-        let limit = self.set.options.put_timeout + Duration::from_secs(size / self.set.options.slowest.max(1));
         // Those known to be away are asked last, archives after all others.
         let mut order = self.set.regions.iter().enumerate().collect::<Vec<_>>();
         let away = |region: &Region| region.health().is_away();
         order.sort_by_key(|(_, region)| (away(region), region.handle.role == Role::Archive));
         let mut failures = Vec::new();
         let mut missing = 0;
-        for (index, region) in order {
-            let limit = if away(region) { self.set.options.call_timeout } else { limit };
-            let failure = match tokio::time::timeout(limit, call(region.handle.storage.clone(), name.to_owned())).await
-            {
+        for (at, (index, region)) in order.iter().enumerate() {
+            let others = order.iter().skip(at + 1).any(|(_, other)| !away(other));
+            let answer = tokio::select! {
+                biased;
+                answer = call(region.handle.storage.clone(), name.to_owned()) => Ok(answer),
+                failure = self.set.given_up(region, others) => Err(failure),
+            };
+            let failure = match answer {
                 Ok(Ok(value)) => return Ok(value),
-                Ok(Err(error)) if error.kind() == StorageErrorKind::NotFound => match self.set.confirm(index).await {
+                Ok(Err(error)) if error.kind() == StorageErrorKind::NotFound => match self.set.confirm(*index).await {
                     Ok(()) => {
                         missing += 1;
                         Failure::new(error.class(), Chain(&error).to_string())
@@ -150,7 +151,7 @@ impl RegionSet {
                     Err(failure) => failure,
                 },
                 Ok(Err(error)) => Failure::new(error.class(), Chain(&error).to_string()),
-                Err(_) => Failure::new(ErrorClass::Unavailable, "no answer to a get"),
+                Err(failure) => failure,
             };
             failures.push(RegionFailure { region: region.handle.name.clone(), failure });
         }
@@ -158,5 +159,20 @@ impl RegionSet {
             return Err(RegionError::NotFound { name: name.to_owned() });
         }
         Err(RegionError::Unreadable { name: name.to_owned(), failures })
+    }
+}
+
+impl Set {
+    /// Waits until it makes no sense to wait for `region` any longer: it turns out to be away, and there are `others` to ask. One that is
+    /// known to be away has as long as a probe, in case that it came back.
+    async fn given_up(&self, region: &Region, others: bool) -> Failure {
+        if region.health().is_away() {
+            tokio::time::sleep(self.options.probe_timeout).await;
+        } else if others {
+            region.gone_away().await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+        Failure::new(ErrorClass::Unavailable, "no answer to a get")
     }
 }

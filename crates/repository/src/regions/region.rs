@@ -136,11 +136,13 @@ pub(super) struct Region {
     health: Mutex<Health>,
     /// Wakes the region's worker.
     pub(super) wake: Notify,
+    /// Wakes those who wait for an answer of a region that is found to be away.
+    pub(super) gone: Notify,
 }
 
 impl Region {
     pub(super) fn new(handle: RegionHandle) -> Region {
-        Region { handle, lane: Mutex::default(), health: Mutex::default(), wake: Notify::new() }
+        Region { handle, lane: Mutex::default(), health: Mutex::default(), wake: Notify::new(), gone: Notify::new() }
     }
 
     pub(super) fn lane(&self) -> MutexGuard<'_, Lane> {
@@ -149,6 +151,18 @@ impl Region {
 
     pub(super) fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns once a probe says that the region is away.
+    pub(super) async fn gone_away(&self) {
+        loop {
+            // Made before the look, so that what happens in between wakes it.
+            let gone = self.gone.notified();
+            if self.health().is_away() {
+                return;
+            }
+            gone.await;
+        }
     }
 
     /// Whether writes may start now.

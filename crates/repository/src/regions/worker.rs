@@ -69,7 +69,7 @@ pub(super) async fn run(set: Arc<Set>, index: usize) {
             }
             let next_delete = region.lane().next_delete();
             if let Some(name) = next_delete {
-                running.push(delete(&set, region, name).boxed());
+                running.push(delete(region, name).boxed());
             }
         }
         tokio::select! {
@@ -110,7 +110,7 @@ async fn attempt(set: &Set, index: usize, work: Work) -> Done {
             tokio::select! {
                 biased;
                 () = shipment.cancelled() => Tried::Cancelled,
-                tried = put(set, &region.handle.storage, &work.name, payload).instrument(shipment.span.clone()) => tried,
+                tried = put(&region.handle.storage, &work.name, payload).instrument(shipment.span.clone()) => tried,
             }
         }
         (None, Some(_)) => match copy::copy(set, index, &work.name, work.size).await {
@@ -123,34 +123,21 @@ async fn attempt(set: &Set, index: usize, work: Work) -> Done {
     Done::Tried { work, tried, took: begun.elapsed() }
 }
 
-async fn delete(set: &Set, region: &Region, name: String) -> Done {
-    let call = region.handle.storage.delete(&name);
-    let failure = match tokio::time::timeout(set.options.call_timeout, call).await {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) if error.kind() == StorageErrorKind::NotFound => None,
-        Ok(Err(error)) => Some(Failure::new(error.class(), Chain(&error).to_string())),
-        Err(_) => Some(Failure::new(ErrorClass::Unavailable, "no answer to a delete")),
+async fn delete(region: &Region, name: String) -> Done {
+    let failure = match region.handle.storage.delete(&name).await {
+        Ok(()) => None,
+        Err(error) if error.kind() == StorageErrorKind::NotFound => None,
+        Err(error) => Some(Failure::new(error.class(), Chain(&error).to_string())),
     };
     Done::Deleted { name, failure }
 }
 
 /// Puts `payload` under `name`; a name that is taken is compared.
-pub(super) async fn put(set: &Set, storage: &Storage, name: &str, payload: Payload) -> Tried {
-    let size = payload.len();
-    let limit = set.options.put_timeout + Duration::from_secs(size / set.options.slowest.max(1));
-    let call = async {
-        match storage.create(name, payload.clone()).await {
-            Ok(()) => Tried::Held(size),
-            Err(error) if error.kind() == StorageErrorKind::AlreadyExists => compare(storage, name, &payload).await,
-            Err(error) => Tried::Failed(Failure::new(error.class(), Chain(&error).to_string())),
-        }
-    };
-    match tokio::time::timeout(limit, call).await {
-        Ok(tried) => tried,
-        Err(_) => {
-            let text = format!("no answer to a put of {size} bytes within {} s", limit.as_secs());
-            Tried::Failed(Failure::new(ErrorClass::Unavailable, text))
-        }
+pub(super) async fn put(storage: &Storage, name: &str, payload: Payload) -> Tried {
+    match storage.create(name, payload.clone()).await {
+        Ok(()) => Tried::Held(payload.len()),
+        Err(error) if error.kind() == StorageErrorKind::AlreadyExists => compare(storage, name, &payload).await,
+        Err(error) => Tried::Failed(Failure::new(error.class(), Chain(&error).to_string())),
     }
 }
 

@@ -79,6 +79,8 @@ pub enum Effect {
     Fail(StorageErrorKind),
     /// It is carried out, and the answer is a failure all the same.
     ApplyThenFail(StorageErrorKind),
+    /// It is `Throttled`, is not carried out, and asks to be left alone this long.
+    Throttle(Duration),
     /// It waits this long, then goes on.
     Delay(Duration),
     /// It waits for [`RuleHandle::release`], then goes on.

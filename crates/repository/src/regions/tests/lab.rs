@@ -7,6 +7,7 @@ use std::time::Duration;
 use breakwater_core::{RegionId, RepositoryId};
 use breakwater_storage::{
     Backend, Listing, Memory, ObjectMeta, Operation, Payload, Placement, Storage, StorageError, StorageErrorKind,
+    Timed, Timeouts,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -36,6 +37,8 @@ pub(crate) enum Mode {
     Mute,
     /// Creates take this many milliseconds.
     Slow(u64),
+    /// Every call is answered with the wish to be left alone.
+    Throttling,
 }
 
 #[derive(Debug)]
@@ -112,6 +115,7 @@ impl Place {
         match mode {
             Mode::Hanging => std::future::pending().await,
             Mode::Gone => error(StorageErrorKind::Unreachable),
+            Mode::Throttling => error(StorageErrorKind::Throttled),
             Mode::Refusing(kind) if writes => error(kind),
             Mode::RefusingFor(text, kind) if writes && key.contains(text) => error(kind),
             Mode::SlowFor(text, millis) if writes && key.contains(text) => {
@@ -169,7 +173,7 @@ impl Backend for Place {
 
     fn list(&self, prefix: &str) -> Listing {
         match self.state().0 {
-            Mode::Gone | Mode::Unlisted => {
+            Mode::Gone | Mode::Unlisted | Mode::Throttling => {
                 let error = StorageError::new(StorageErrorKind::Unreachable, Operation::List, "memory:", prefix);
                 futures::stream::once(async { Err(error) }).boxed()
             }
@@ -202,7 +206,8 @@ pub(crate) fn region_id(number: usize) -> RegionId {
 }
 
 pub(crate) fn handle(number: usize, place: &Arc<Place>) -> RegionHandle {
-    let backend: Arc<dyn Backend> = Arc::clone(place) as Arc<dyn Backend>;
+    let timeouts = Timeouts { call: Duration::from_secs(4), ..Timeouts::default() };
+    let backend = Arc::new(Timed::new(Arc::clone(place) as Arc<dyn Backend>, timeouts));
     RegionHandle { name: format!("r{number}"), id: region_id(number), role: Role::Sync, storage: Storage::new(backend) }
 }
 
@@ -228,6 +233,16 @@ impl Lab {
     /// A new process over prepared places, once it has asked all of them.
     pub(crate) async fn over(places: Vec<Arc<Place>>, commit: usize, options: RegionOptions) -> Lab {
         let handles = places.iter().enumerate().map(|(number, place)| handle(number, place)).collect();
+        Lab::with_handles(places, handles, commit, options).await
+    }
+
+    /// The same, with the places reached as `handles` say.
+    pub(crate) async fn with_handles(
+        places: Vec<Arc<Place>>,
+        handles: Vec<RegionHandle>,
+        commit: usize,
+        options: RegionOptions,
+    ) -> Lab {
         let options = RegionOptions { repository: Some(REPOSITORY), ..options };
         let set = RegionSet::with_options(handles, commit, options).unwrap();
         let lab = Lab { places, set };

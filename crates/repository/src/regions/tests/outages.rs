@@ -1,14 +1,18 @@
 //! Regions that go away and come back while the others are written.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::Duration;
 
 use breakwater_core::ErrorClass;
+use breakwater_runtime::SystemClock;
 use breakwater_storage::StorageErrorKind;
+use breakwater_storage::bandwidth::{Bandwidth, Calendar, Rate};
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::lab::{Lab, Mode, bytes_of};
+use super::lab::{Lab, Mode, Place, bytes_of, handle};
 use crate::regions::{RegionError, RegionOptions};
 
 const A: &str = "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a";
@@ -178,6 +182,51 @@ async fn a_slow_region_is_served_from_the_buffer_within_the_grace_and_copied_aft
     lab.create(&pack(1)).await;
     lab.drained().await;
     assert!(lab.places[0].reads.lock().unwrap().contains(&pack(1)), "it was copied");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_that_trickles_or_throttles_holds_nobody_up() {
+    for mode in [Mode::Slow(25_000), Mode::Throttling] {
+        let lab = Lab::new(2, 1).await;
+        lab.places[1].set(mode);
+        let begun = Instant::now();
+        for number in 0..40 {
+            lab.create(&pack(number)).await;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(1), "{mode:?}: {:?}", begun.elapsed());
+        lab.wait("it owes names", || lab.set.statuses()[1].owed_objects > 0).await;
+        lab.places[1].set(Mode::Up);
+        lab.drained().await;
+        assert_eq!(lab.places[1].names().await, lab.places[0].names().await, "{mode:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_that_throttles_is_there() {
+    let lab = Lab::new(1, 1).await;
+    lab.places[0].set(Mode::Throttling);
+    lab.wait("a probe was throttled", || lab.set.statuses()[0].last_error.is_some()).await;
+    assert_eq!(lab.set.statuses()[0].reachable, Some(true));
+    lab.places[0].set(Mode::Up);
+    lab.create(&pack(0)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_that_is_slow_by_order_is_in_health() {
+    let places = vec![Place::new()];
+    Lab::prepare(&places).await;
+    let mut slow = handle(0, &places[0]);
+    let rate = Rate { up: NonZeroU64::new(1), down: None };
+    slow.storage =
+        slow.storage.decorated(|inner| Arc::new(Bandwidth::new(inner, Calendar::always(rate), Arc::new(SystemClock))));
+    let lab = Lab::with_handles(places, vec![slow], 1, RegionOptions::default()).await;
+    let begun = Instant::now();
+    lab.create(&pack(0)).await;
+    // Longer than a put may take on the wire.
+    assert!(begun.elapsed() > Duration::from_secs(60), "{:?}", begun.elapsed());
+    let status = lab.set.statuses()[0].clone();
+    assert_eq!((status.reachable, status.last_error.is_none()), (Some(true), true));
+    assert_eq!(lab.places[0].created(), [pack(0)]);
 }
 
 #[tokio::test(start_paused = true)]

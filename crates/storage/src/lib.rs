@@ -37,7 +37,7 @@ pub use memory::Memory;
 pub use payload::Payload;
 pub use placement::{Placement, Placing};
 pub use places::{Places, Provider};
-pub use probe::{Capabilities, probe};
+pub use probe::{BrokenPromise, Capabilities, probe, probe_placement};
 pub use record::{Record, Recorded};
 pub use retention::{LockMode, Protection, Retention};
 pub use retry::Retry;

@@ -1,4 +1,5 @@
-//! Moto, which plays AWS: the key management service on a port of its own, with keys that are gone when it stops.
+//! Moto, which plays AWS: the key management service, S3 and IAM on a port of its own, with keys and objects that are gone when it
+//! stops.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -89,13 +90,45 @@ impl Moto {
     }
 
     async fn call(&self, target: &str, body: &str) -> Result<serde_json::Value> {
+        let headers = format!("Content-Type: application/x-amz-json-1.1\r\nX-Amz-Target: {target}\r\n");
+        let body = self.post("/", "kms", &headers, body).await.with_context(|| format!("ask moto for {target}"))?;
+        Ok(if body.trim().is_empty() { serde_json::Value::Null } else { serde_json::from_str(&body)? })
+    }
+
+    /// Makes a user who may do what `policy` (a document in JSON) allows. Gives the id of an access key and its secret.
+    pub async fn create_user(&self, name: &str, policy: &str) -> Result<(String, String)> {
+        self.iam(&[("Action", "CreateUser"), ("UserName", name)]).await?;
+        let policy = [("UserName", name), ("PolicyName", "p"), ("PolicyDocument", policy)];
+        self.iam(&[&[("Action", "PutUserPolicy")], &policy[..]].concat()).await?;
+        let answer = self.iam(&[("Action", "CreateAccessKey"), ("UserName", name)]).await?;
+        let element = |name: &str| {
+            let (_, rest) = answer.split_once(&format!("<{name}>"))?;
+            Some(rest.split_once("</")?.0.to_owned())
+        };
+        element("AccessKeyId").zip(element("SecretAccessKey")).with_context(|| format!("moto made no key: {answer}"))
+    }
+
+    /// From now on every request is checked: its signature, and what its user may do. Until then moto lets all pass.
+    pub async fn enforce_policies(&self) -> Result<()> {
+        self.post("/moto-api/reset-auth", "iam", "", "0").await.map(drop).context("make moto strict")
+    }
+
+    async fn iam(&self, parameters: &[(&str, &str)]) -> Result<String> {
+        let pairs = parameters.iter().chain(&[("Version", "2010-05-08")]);
+        let body = pairs.map(|(name, value)| format!("{name}={}", encoded(value))).collect::<Vec<_>>().join("&");
+        let headers = "Content-Type: application/x-www-form-urlencoded\r\n";
+        self.post("/", "iam", headers, &body).await.with_context(|| format!("ask moto for {parameters:?}"))
+    }
+
+    /// The body of the answer to a POST, which must be a success.
+    async fn post(&self, path: &str, service: &str, headers: &str, body: &str) -> Result<String> {
         let talk = async {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-            // Moto looks for the service's name in the scope of the signature, and does not verify it.
+            // Moto looks for the service's name in the scope of the signature, and does not verify it unless told to.
             let request = format!(
-                "POST / HTTP/1.0\r\nHost: kms.{REGION}.amazonaws.com\r\nContent-Type: application/x-amz-json-1.1\r\n\
-                 Authorization: AWS4-HMAC-SHA256 Credential=testing/20260101/{REGION}/kms/aws4_request, \
-                 SignedHeaders=host, Signature=0\r\nX-Amz-Target: {target}\r\nContent-Length: {}\r\n\r\n{body}",
+                "POST {path} HTTP/1.0\r\nHost: {service}.{REGION}.amazonaws.com\r\n{headers}\
+                 Authorization: AWS4-HMAC-SHA256 Credential=testing/20260101/{REGION}/{service}/aws4_request, \
+                 SignedHeaders=host, Signature=0\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             );
             stream.write_all(request.as_bytes()).await?;
@@ -103,12 +136,19 @@ impl Moto {
             stream.read_to_string(&mut answer).await?;
             let (head, body) = answer.split_once("\r\n\r\n").context("the answer has no body")?;
             if head.split(' ').nth(1) != Some("200") {
-                bail!("moto refused {target}: {answer}");
+                bail!("moto refused: {answer}");
             }
-            Ok(if body.trim().is_empty() { serde_json::Value::Null } else { serde_json::from_str(body)? })
+            Ok(body.to_owned())
         };
-        tokio::time::timeout(Duration::from_secs(10), talk).await.with_context(|| format!("{target} took too long"))?
+        tokio::time::timeout(Duration::from_secs(10), talk).await.context("moto took too long")?
     }
+}
+
+/// Percent-encodes a value of a form.
+fn encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 impl Drop for Moto {

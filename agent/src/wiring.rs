@@ -14,6 +14,7 @@ use breakwater_storage::Places;
 use breakwater_storage_sftp::SftpProvider;
 use breakwater_storage_azure::AzureProvider;
 use breakwater_storage_gcs::GcsProvider;
+use breakwater_storage_s3::S3Provider;
 use serde::Deserialize;
 
 use crate::error::AgentError;
@@ -31,6 +32,7 @@ pub enum GivesWay {
 /// The kinds of places that regions may lie in.
 pub fn places() -> Places {
     Places::local()
+        .with(Arc::new(S3Provider))
         .with(Arc::new(AzureProvider::default()))
         .with(Arc::new(GcsProvider))
         .with(Arc::new(SftpProvider))

@@ -128,30 +128,33 @@ impl S3 {
         outcomes
     }
 
-    /// The versions of those keys that have but one, for batches. What has more is deleted here.
+    /// Those of the keys that still have a version, for batches; what became of others is in `outcomes`.
     async fn single_versions<'a>(
         &self,
         keys: &'a [String],
         outcomes: &mut [Result<(), StorageError>],
     ) -> Vec<Target<'a>> {
-        let found = keys.iter().enumerate().map(|(index, key)| async move {
-            let call = Call { operation: Operation::DeleteMany, action: "s3:DeleteObjectVersion", key };
-            let version = match self.versions(call).await {
-                Ok(mut versions) if versions.len() < 2 => Ok(versions.pop()),
-                Ok(_) => self.delete_versions(call).await.map(|()| None),
-                Err(error) => Err(error),
-            };
-            (index, key, version)
-        });
-        let found: Vec<_> = futures::stream::iter(found).buffered(AT_ONCE).collect().await;
+        // Made here and not as they are polled, which is more than the compiler can follow.
+        let lookups: Vec<_> = keys.iter().map(|key| self.single_version(key)).collect();
+        let found: Vec<_> = futures::stream::iter(lookups).buffered(AT_ONCE).collect().await;
         let mut targets = Vec::new();
-        for (index, key, version) in found {
+        for (index, (key, version)) in keys.iter().zip(found).enumerate() {
             match version {
                 Ok(version) => targets.extend(version.map(|one| Target { index, key, version: Some(one) })),
                 Err(error) => outcomes[index] = Err(error),
             }
         }
         targets
+    }
+
+    /// The version of a key that has but one. What has more is deleted here; none is left then, or where there was none.
+    async fn single_version(&self, key: &str) -> Result<Option<String>, StorageError> {
+        let call = Call { operation: Operation::DeleteMany, action: "s3:DeleteObjectVersion", key };
+        let mut versions = self.versions(call).await?;
+        if versions.len() < 2 {
+            return Ok(versions.pop());
+        }
+        self.delete_versions(call).await.map(|()| None)
     }
 
     async fn delete_batch(&self, batch: &[Target<'_>], outcomes: &mut [Result<(), StorageError>]) {

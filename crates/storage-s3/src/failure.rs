@@ -106,7 +106,7 @@ fn is_about_the_way(text: &str) -> bool {
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
+    std::iter::successors(Some(error), |level| (*level).source())
 }
 
 /// All levels of an error, without those that say what the level above has said.

@@ -119,18 +119,26 @@ fn scratch_key(scratch_prefix: &str) -> String {
 async fn race(storage: &Storage, key: &str) -> Result<(), StorageError> {
     let contents: Vec<Bytes> = (0..RACERS).map(|racer| Bytes::from(format!("racer {racer}"))).collect();
     let outcomes = join_all(contents.iter().map(|content| storage.create(key, content.clone().into()))).await;
-    let mut winner = None;
+    let (mut winners, mut trouble) = (Vec::new(), None);
     for (content, outcome) in contents.iter().zip(outcomes) {
         match outcome {
-            Ok(()) if winner.is_some() => return Err(broken(storage, Operation::Create, key, BrokenPromise::Race)),
-            Ok(()) => winner = Some(content),
+            Ok(()) => winners.push(content),
             Err(error) if error.kind == StorageErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
+            Err(error) => trouble = Some(error),
         }
     }
-    match winner {
-        Some(content) if storage.get(key).await? == *content => Ok(()),
-        _ => Err(broken(storage, Operation::Create, key, BrokenPromise::Race)),
+    let broken = || Err(broken(storage, Operation::Create, key, BrokenPromise::Race));
+    match (winners.as_slice(), trouble) {
+        ([_, _, ..], _) => broken(),
+        (_, Some(trouble)) => Err(trouble),
+        ([winner], None) => {
+            if storage.get(key).await? == **winner {
+                Ok(())
+            } else {
+                broken()
+            }
+        }
+        ([], None) => broken(),
     }
 }
 

@@ -9,6 +9,8 @@
 //! [`moto`] and [`softhsm`] for key services; [`gcs`] for Google Cloud Storage.
 //! [`fault_proxy`] before a store;
 //! [`moto`] and [`softhsm`] for key services.
+//! [`moto`] and [`softhsm`] for key services; [`moto`], [`localstack`] and [`lying_s3`] for regions on S3, with [`tls_front`] before
+//! them, [`azurite`] for those on Azure, [`gcs`] on Google Cloud Storage, and [`sshd`] for those over SFTP.
 
 pub mod azurite;
 pub mod dirs;

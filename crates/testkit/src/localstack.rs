@@ -13,19 +13,18 @@ use crate::dirs::{caches, tail, temp_dir};
 use crate::port::free_port;
 
 /// How long it may take to start; it reads and checks much before it listens.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How often a start on a fresh port is tried, should somebody else take it first.
 const TRIES: u32 = 3;
 
 /// What it is started with: S3 alone, in memory, and nothing fetched or told over the network.
-const SETTINGS: [(&str, &str); 10] = [
+const SETTINGS: [(&str, &str); 9] = [
     ("SERVICES", "s3"),
     ("STRICT_SERVICE_LOADING", "1"),
     ("EAGER_SERVICE_LOADING", "1"),
     ("DISABLE_EVENTS", "1"),
     ("SKIP_SSL_CERT_DOWNLOAD", "1"),
-    ("SKIP_INFRA_DOWNLOADS", "1"),
     ("DNS_ADDRESS", "0"),
     ("ALLOW_NONSTANDARD_REGIONS", "1"),
     ("PERSISTENCE", "0"),

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
+// Writing to a string does not fail, so its outcome is dropped below.
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -161,6 +162,7 @@ impl State {
             (Method::PUT, key) => self.put(key, parts.headers, body.to_bytes()).await,
             (Method::GET | Method::HEAD, key) => self.get(key, parts.headers.get("range")),
             (Method::DELETE, key) => self.delete(key),
+            (Method::POST, "") if target.asks("delete") => self.delete_many(&body.to_bytes()),
             _ => refusal(501, "NotImplemented"),
         }
     }
@@ -229,13 +231,23 @@ impl State {
         plain(204)
     }
 
+    fn delete_many(&self, body: &[u8]) -> Response<Full<Bytes>> {
+        let body = String::from_utf8_lossy(body);
+        let keys = body.split("<Key>").skip(1).filter_map(|rest| Some(rest.split_once("</Key>")?.0));
+        let mut answer = "<DeleteResult>".to_owned();
+        for key in keys {
+            lock(&self.objects).remove(&key.replace("&lt;", "<").replace("&amp;", "&"));
+            write!(answer, "<Deleted><Key>{key}</Key></Deleted>").ok();
+        }
+        xml(answer + "</DeleteResult>")
+    }
+
     fn list(&self, query: &BTreeMap<String, String>) -> Response<Full<Bytes>> {
         let prefix = query.get("prefix").map_or("", String::as_str);
         let mut body = "<ListBucketResult><IsTruncated>false</IsTruncated>".to_owned();
         for (key, object) in lock(&self.objects).iter().filter(|(key, _)| key.starts_with(prefix)) {
             let key = key.replace('&', "&amp;").replace('<', "&lt;");
             let size = object.content.len();
-            // Writing to a string does not fail.
             write!(
                 body,
                 "<Contents><Key>{key}</Key><Size>{size}</Size><LastModified>{LISTED}</LastModified></Contents>"

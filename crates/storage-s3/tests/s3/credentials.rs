@@ -13,7 +13,8 @@ async fn a_role_is_taken_on() {
     let server = Moto::start().await.unwrap();
     let lab = Lab::new(&server.endpoint());
     let bucket = lab.bucket(Kind::Plain).await;
-    let role = format!("&role-arn=arn:aws:iam::123456789012:role/backup&external-id=x&sts-endpoint={}", server.endpoint());
+    let role =
+        format!("&role-arn=arn:aws:iam::123456789012:role/backup&external-id=x&sts-endpoint={}", server.endpoint());
     let store = lab.open(&bucket, &role).await;
     store.create("data/a", vec![1].into()).await.unwrap();
     assert_eq!(store.get("data/a").await.unwrap(), [1][..]);
@@ -84,7 +85,11 @@ async fn without_any_credentials_the_error_says_what_to_set() {
         child.env("AWS_CONFIG_FILE", "/dev/null").env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
         let output = tokio::task::spawn_blocking(move || child.output().unwrap()).await.unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         return;
     };
     let endpoint = endpoint.into_string().unwrap();

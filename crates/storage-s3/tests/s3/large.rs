@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use breakwater_storage::conformance::pattern;
 use breakwater_storage::{LockMode, Payload, Placement, Retention, StorageErrorKind, Tier};
-use breakwater_testkit::localstack::LocalStack;
-use breakwater_testkit::moto::Moto;
 use bytes::Bytes;
 use futures::{FutureExt as _, future::poll_fn};
 
@@ -22,8 +20,7 @@ async fn uploads(lab: &Lab, bucket: &str) -> usize {
     lab.admin.list_multipart_uploads().bucket(bucket).send().await.unwrap().uploads().len()
 }
 
-async fn in_parts(endpoint: &str) {
-    let lab = Lab::new(endpoint);
+pub(crate) async fn in_parts(lab: &Lab) {
     let bucket = lab.bucket(Kind::Locking).await;
     let store = lab.open(&format!("{bucket}/large"), &format!("&part-bytes={PART}")).await;
     let until = breakwater_core::Timestamp::parse("2099-01-01T00:00:00Z").unwrap();
@@ -39,17 +36,21 @@ async fn in_parts(endpoint: &str) {
     // A name that is taken is refused at the end, and what was sent is given up.
     let error = store.create("data/large", payload()).await.unwrap_err();
     assert_eq!(error.kind, StorageErrorKind::AlreadyExists);
-    none_left(&lab, &bucket).await;
+    none_left(lab, &bucket).await;
     // Also when nobody waits for the answer.
     let mut attempt = Box::pin(store.create("data/other", payload()));
     let began = async {
-        while uploads(&lab, &bucket).await == 0 {
-            poll_fn(|context| std::task::Poll::Ready(attempt.poll_unpin(context))).await.is_pending().then_some(()).unwrap();
+        while uploads(lab, &bucket).await == 0 {
+            poll_fn(|context| std::task::Poll::Ready(attempt.poll_unpin(context)))
+                .await
+                .is_pending()
+                .then_some(())
+                .unwrap();
         }
     };
     tokio::time::timeout(Duration::from_secs(60), began).await.unwrap();
     drop(attempt);
-    none_left(&lab, &bucket).await;
+    none_left(lab, &bucket).await;
     assert!(!store.exists("data/other").await.unwrap());
 }
 
@@ -60,14 +61,4 @@ async fn none_left(lab: &Lab, bucket: &str) {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), all_gone).await.expect("every upload is given up");
-}
-
-#[tokio::test]
-async fn moto() {
-    in_parts(&Moto::start().await.unwrap().endpoint()).await;
-}
-
-#[tokio::test]
-async fn localstack() {
-    in_parts(&LocalStack::start().await.unwrap().endpoint()).await;
 }

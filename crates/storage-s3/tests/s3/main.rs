@@ -5,7 +5,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test may panic anywhere")]
 
-mod conformance;
 mod credentials;
 mod lab;
 mod large;
@@ -13,6 +12,7 @@ mod lies;
 mod model;
 mod policy;
 mod requests;
+mod servers;
 mod tls;
 mod troubles;
 mod versions;

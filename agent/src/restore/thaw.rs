@@ -42,7 +42,7 @@ pub async fn plan(request: &RestoreRequest) -> Result<ThawPlan, AgentError> {
     let doing = || AgentError::repository("finding out what of the snapshot is archived");
     let (repository, order) = (&request.side.repository, &request.side.order);
     let log = request.plan.log.iter().flat_map(|log| &log.ranges).flat_map(|leg| &leg.extents);
-    let mut needed: BTreeSet<ObjectName> = log.map(|extent| extent.piece.name.clone()).collect();
+    let mut needed: BTreeSet<ObjectName> = log.filter_map(|extent| ObjectName::parse(&extent.piece.name)).collect();
     if request.only.is_empty() {
         needed.extend(repository.packs_of(order, &request.plan.manifest).await.map_err(doing())?);
     } else if repository.may_be_archived(order).await {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use breakwater_repository::{LockPolicy, RegionPolicy};
+use breakwater_storage::{LockMode, Tier};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -23,15 +24,15 @@ impl Policies {
             };
             let (name, rule) = text.split_once('=').ok_or_else(|| slip("it names no region".to_owned()))?;
             let (mode, days) = rule.split_once(':').ok_or_else(|| slip("it says no number of days".to_owned()))?;
-            let mode = mode.parse().map_err(|error| slip(format!("{error}")))?;
+            let mode = mode.parse::<LockMode>().map_err(|error| slip(error.to_string()))?;
             let days = days.strip_suffix('d').unwrap_or(days);
-            let days = days.parse().map_err(|_| slip(format!("`{days}` is no number of days")))?;
+            let days = days.parse::<u32>().map_err(|_| slip(format!("`{days}` is no number of days")))?;
             policies.slot(name).lock = Some(LockPolicy { mode, days });
         }
         for text in tiers {
             let slip = |why: String| Failure::usage(format!("--tier {text}: {why}")).hint("NAME=TIER, like west=archive");
             let (name, tier) = text.split_once('=').ok_or_else(|| slip("it names no region".to_owned()))?;
-            policies.slot(name).tier = tier.parse().map_err(|error| slip(format!("{error}")))?;
+            policies.slot(name).tier = tier.parse::<Tier>().map_err(|error| slip(error.to_string()))?;
         }
         Ok(policies)
     }

@@ -236,6 +236,8 @@ async fn mark_in(region: &Region, names: &BTreeSet<ObjectName>, wanted: bool) ->
             Err(trouble) => Err(trouble),
         }
     });
+    // Collected: a stream over the closure would keep the compiler from seeing that callers can be spawned.
+    let marks: Vec<_> = marks.collect();
     let marked: Vec<Result<u64, Trouble>> = futures::stream::iter(marks).buffer_unordered(AT_ONCE).collect().await;
     marked.into_iter().sum::<Result<u64, Trouble>>().map(Some)
 }

@@ -70,6 +70,8 @@ async fn look(region: &Region, needed: &[String], now: Timestamp) -> Result<Snap
             Err(trouble) => Err(trouble),
         }
     });
+    // Collected: a stream over the closure would keep the compiler from seeing that callers can be spawned.
+    let asks: Vec<_> = asks.collect();
     let mut asks = futures::stream::iter(asks).buffer_unordered(AT_ONCE);
     let mut weakest: Option<(LockMode, Timestamp)> = None;
     while let Some(answer) = asks.try_next().await? {

@@ -147,6 +147,8 @@ impl Repository {
                 let asked = async { within(CALL_DEADLINE, region.ready().await?.thaw(key, thaw)).await };
                 asked.await.map_err(|trouble| unthawed(region, key, trouble))
             });
+            // Collected: a stream over the closure would keep the compiler from seeing that callers can be spawned.
+            let asks: Vec<_> = asks.collect();
             futures::stream::iter(asks).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         }
         Ok(())
@@ -161,6 +163,7 @@ impl Repository {
                 let head = async { within(READ_DEADLINE, region.ready().await?.head(key)).await };
                 head.await.map_err(|trouble| unthawed(region, key, trouble))
             });
+            let looks: Vec<_> = looks.collect();
             let mut looks = futures::stream::iter(looks).buffer_unordered(AT_ONCE);
             while let Some(meta) = looks.try_next().await? {
                 if meta.availability != Availability::Ready {

@@ -8,11 +8,15 @@ pub mod check;
 pub mod context;
 mod delete;
 mod gc;
+mod hold;
 pub mod journal;
+mod locks;
 pub mod outcome;
+mod renew;
 pub mod repair;
 pub mod repository;
 pub mod restore;
+mod tier;
 mod usage;
 mod verify;
 

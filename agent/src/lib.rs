@@ -4,7 +4,7 @@
 //!
 //! Reading order: [`agent`] (starting and stopping), [`identity`] and [`session`] (the controller), [`assignment`],
 //! [`supervisor`] and [`sources`] (what is looked after), [`jobs`] and [`questions`] (what is asked), [`restore_plan`] and
-//! [`restore`] (which need no controller), [`contents`], [`repositories`] and [`keyring`] (where data goes), [`wiring`] (which
+//! [`restore`] (which need no controller), [`contents`], [`repositories`], [`region_policy`] and [`keyring`] (where data goes), [`wiring`] (which
 //! engines).
 
 pub mod agent;
@@ -19,6 +19,7 @@ pub mod keyring;
 mod limits;
 mod patience;
 pub mod questions;
+pub mod region_policy;
 pub mod repositories;
 pub mod restore;
 pub mod restore_plan;

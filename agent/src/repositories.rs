@@ -23,6 +23,7 @@ use crate::durable;
 use crate::error::AgentError;
 use crate::keyring::{Keyring, Keys};
 use crate::limits::limits;
+use crate::region_policy::policy;
 use crate::session::outbox::Outbox;
 use crate::traffic::{Meters, Traffic};
 use crate::wiring;
@@ -246,7 +247,7 @@ async fn places(
             .map_err(|error| AgentError::Invalid(format!("limits of region `{}`: {error}", region.name)))?;
         let stack = assemble(&storage, &region.name, &limited, clock, entropy);
         meters.insert(region.name.clone(), stack.meter);
-        places.push(Place::new(&region.name, role, stack.storage));
+        places.push(Place::new(&region.name, role, stack.storage).kept(policy(region)?, Arc::clone(clock)));
     }
     Ok((places, meters))
 }

@@ -2,6 +2,7 @@
 
 mod fetcher;
 pub mod ground;
+pub mod thaw;
 mod unproven;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use breakwater_pipeline::Progress;
 use breakwater_pipeline::restore::{DeltaPreview, Onto, OwnerBy, RestoreJob, lay_files, preview_delta};
 use breakwater_repository::stream::{LogReader, SecretSource};
 use breakwater_runtime::ByteBudget;
+use breakwater_storage::Thaw;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -82,6 +84,8 @@ pub struct RestoreRequest {
     pub fetch_program: PathBuf,
     /// Bytes for buffers.
     pub budget: ByteBudget,
+    /// How archived data is thawed; none: a restore that needs some is refused.
+    pub thaw: Option<Thaw>,
     /// Counters that the caller may watch.
     pub progress: Arc<Progress>,
     /// Stops it.
@@ -253,6 +257,7 @@ async fn recover_laid(request: &RestoreRequest) -> Result<Option<RecoveryOutcome
 /// Runs the restore to its end. An error before files are laid leaves the target as it was.
 pub async fn run(request: RestoreRequest) -> Result<RestoreSummary, AgentError> {
     request.check().await?;
+    thaw::ready(&request).await?;
     let begun = Instant::now();
     let report = lay(&request).await?;
     let fetch = begun.elapsed().as_secs_f64();

@@ -11,6 +11,7 @@ mod holder;
 mod job;
 mod key;
 mod lag;
+pub(crate) mod policies;
 mod recovery;
 mod region;
 pub(crate) mod repository;

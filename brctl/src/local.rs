@@ -15,6 +15,7 @@ use breakwater_proto::v1;
 use breakwater_repository::CreateOptions;
 
 use crate::client::Client;
+use crate::command::policies::Policies;
 use crate::command::repository::{declaration, make};
 use crate::context;
 use crate::failure::Failure;
@@ -181,7 +182,7 @@ async fn make_repository(
         private(keys)?;
         let arguments: Vec<String> = regions.iter().map(|(name, url)| format!("{name}={url}")).collect();
         let [writer, restore, recovery] = &paths;
-        make(&arguments, 1, CreateOptions::default(), &[writer, restore, recovery]).await.map_err(|failure| {
+        make(&arguments, &Policies::default(), 1, CreateOptions::default(), &[writer, restore, recovery]).await.map_err(|failure| {
             failure
                 .hint(format!("an earlier first start was interrupted: remove {} and start again", directory.display()))
         })?;

@@ -207,7 +207,7 @@ pub(crate) fn object(object: &v1::Object) -> Value {
 }
 
 /// Fields of agents' documents that are moments in microseconds.
-const MOMENTS: [&str; 25] = [
+const MOMENTS: [&str; 26] = [
     "mtime",
     "at",
     "clock",
@@ -221,6 +221,7 @@ const MOMENTS: [&str; 25] = [
     "first",
     "from",
     "joined",
+    "locked_until",
     "last",
     "last_transaction",
     "latest",

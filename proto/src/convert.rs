@@ -62,6 +62,10 @@ impl v1::JobKind {
             v1::JobKind::Gc => "gc",
             v1::JobKind::Repair => "repair",
             v1::JobKind::Usage => "usage",
+            v1::JobKind::Hold => "hold",
+            v1::JobKind::Locks => "locks",
+            v1::JobKind::Renew => "renew",
+            v1::JobKind::Tier => "tier",
         }
     }
 }
@@ -77,6 +81,10 @@ impl v1::RepositoryWork {
             Some(Work::Gc(_)) => v1::JobKind::Gc,
             Some(Work::Repair(_)) => v1::JobKind::Repair,
             Some(Work::Usage(_)) => v1::JobKind::Usage,
+            Some(Work::Hold(_)) => v1::JobKind::Hold,
+            Some(Work::Locks(_)) => v1::JobKind::Locks,
+            Some(Work::Renew(_)) => v1::JobKind::Renew,
+            Some(Work::Tier(_)) => v1::JobKind::Tier,
         }
     }
 
@@ -85,7 +93,12 @@ impl v1::RepositoryWork {
         match &self.work {
             Some(Work::Verify(spec)) => &spec.snapshot,
             Some(Work::Delete(spec)) => &spec.snapshot,
-            None | Some(Work::Check(_) | Work::Gc(_) | Work::Repair(_) | Work::Usage(_)) => "",
+            Some(Work::Hold(spec)) => &spec.snapshot,
+            Some(Work::Locks(spec)) => &spec.snapshot,
+            None
+            | Some(
+                Work::Check(_) | Work::Gc(_) | Work::Repair(_) | Work::Usage(_) | Work::Renew(_) | Work::Tier(_),
+            ) => "",
         }
     }
 }

@@ -26,7 +26,7 @@ NAMES = [
     f"meta/{ID}/tail/{U32}\\.{ID}/{U32}-({U64})-\\1-{U64}",
     f"meta/{ID}/history/{U32}",
     "repo/(gc|audit|history)/.*",
-    f"meta/{ID}/hold/.*",
+    f"meta/{ID}/hold/{ID}\\.{ID}",
 ]
 
 

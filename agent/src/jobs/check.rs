@@ -90,6 +90,7 @@ fn row(region: &RegionReport) -> Value {
         "deleted": region.deleted,
         "packs": region.packs,
         "packs_read": region.packs_read,
+        "archived": region.archived,
         "frames": region.frames,
         "frames_read": region.frames_read,
         "bytes_read": region.bytes_read,

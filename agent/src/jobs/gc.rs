@@ -8,10 +8,12 @@ use std::collections::{BTreeSet, HashMap};
 use breakwater_core::{Chain, ErrorClass, SessionId, SourceUid};
 use breakwater_proto::v1;
 use breakwater_repository::format::open::OpenRecord;
-use breakwater_repository::gc::{Figure, GcOptions, GcOutcome, GcReport};
+use breakwater_repository::gc::renewal::RegionRenewal;
+use breakwater_repository::gc::{Figure, GcOptions, GcOutcome, GcReport, Waiting};
 use serde_json::{Value, json};
 
 use super::outcome::Outcome;
+use super::renew;
 use super::repository::Workplace;
 use crate::contents;
 use crate::error::AgentError;
@@ -52,6 +54,18 @@ pub(super) async fn perform(place: &Workplace, spec: &v1::GcSpec) -> Result<Outc
     }
     let done = sources.len() - faults.lines.len().min(sources.len());
     let mut summary = total.summary(spec.dry_run);
+    if !spec.dry_run && !place.cancel.is_cancelled() {
+        match renew::renew(place).await {
+            Ok(renewals) => {
+                faults.renewals(&renewals);
+                summary["locks"] = json!(renew::rows(&renewals));
+            }
+            Err(error) => {
+                faults.worst = faults.worst.or(Some(error.class()));
+                faults.lines.push(Chain(&error).to_string());
+            }
+        }
+    }
     summary["regions"] = json!(place.repository.regions().iter().map(|region| region.name()).collect::<Vec<_>>());
     summary["sources"] = Value::Array(sources);
     if faults.lines.is_empty() && place.cancel.is_cancelled() {
@@ -114,6 +128,14 @@ impl Faults {
         self.lines.push(line);
     }
 
+    fn renewals(&mut self, renewals: &[RegionRenewal]) {
+        let lines = renew::troubles(renewals);
+        if !lines.is_empty() {
+            self.worst = self.worst.or(Some(ErrorClass::Unavailable));
+            self.lines.extend(lines);
+        }
+    }
+
     /// Done, partial where `done` rounds got to their end and others did not, or failed.
     fn outcome(self, summary: Value, done: usize) -> Outcome {
         let message = self.lines.join("; ");
@@ -136,6 +158,7 @@ struct Total {
     moved: Figure,
     records: Figure,
     strays: Figure,
+    waiting: Waiting,
     fenced: usize,
     pins: usize,
 }
@@ -145,6 +168,8 @@ impl Total {
         self.freed += report.freed();
         self.fenced += report.fenced.len();
         self.pins += report.pins.len();
+        self.waiting.held += report.waiting.held;
+        self.waiting.until = self.waiting.until.max(report.waiting.until);
         for (sum, figure) in [
             (&mut self.packs, report.packs),
             (&mut self.deleted, report.deleted),
@@ -152,6 +177,7 @@ impl Total {
             (&mut self.moved, report.moved),
             (&mut self.records, report.records),
             (&mut self.strays, report.strays),
+            (&mut self.waiting.figure, report.waiting.figure),
         ] {
             sum.objects += figure.objects;
             sum.bytes += figure.bytes;
@@ -168,6 +194,7 @@ impl Total {
             "moved": figure(self.moved),
             "records": figure(self.records),
             "strays": figure(self.strays),
+            "waiting": waiting(self.waiting),
             "fenced": self.fenced,
             "pins": self.pins,
         })
@@ -176,6 +203,16 @@ impl Total {
 
 fn figure(figure: Figure) -> Value {
     json!({ "objects": figure.objects, "bytes": figure.bytes })
+}
+
+/// What could go but for locks and holds.
+fn waiting(waiting: Waiting) -> Value {
+    json!({
+        "objects": waiting.figure.objects,
+        "bytes": waiting.figure.bytes,
+        "held": waiting.held,
+        "locked_until": waiting.until,
+    })
 }
 
 fn row(name: &str, report: &GcReport) -> Value {
@@ -202,6 +239,7 @@ fn row(name: &str, report: &GcReport) -> Value {
         "unknown": figure(report.unknown),
         "unknown_names": report.unknown_names,
         "strays": figure(report.strays),
+        "waiting": waiting(report.waiting),
     })
 }
 

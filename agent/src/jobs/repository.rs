@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::JobContext;
 use super::outcome::Outcome;
-use super::{check, delete, gc, repair, usage, verify};
+use super::{check, delete, gc, hold, locks, renew, repair, tier, usage, verify};
 use crate::error::AgentError;
 use crate::toolbox::Toolbox;
 
@@ -50,9 +50,11 @@ pub fn needs(work: &v1::RepositoryWork) -> Needs {
     match &work.work {
         Some(Work::Check(spec)) if spec.read_data => Needs::Content,
         Some(Work::Verify(spec)) if verify::opens_content(spec) => Needs::Content,
-        Some(Work::Delete(_) | Work::Gc(_)) => Needs::Deletion,
+        Some(Work::Delete(_) | Work::Gc(_) | Work::Hold(_) | Work::Renew(_) | Work::Tier(_)) => Needs::Deletion,
         // Repair mends with a writer's key what does not have to be opened for that.
-        None | Some(Work::Check(_) | Work::Verify(_) | Work::Repair(_) | Work::Usage(_)) => Needs::Structure,
+        None | Some(Work::Check(_) | Work::Verify(_) | Work::Repair(_) | Work::Usage(_) | Work::Locks(_)) => {
+            Needs::Structure
+        }
     }
 }
 
@@ -76,9 +78,13 @@ pub async fn perform(place: &Workplace, work: &v1::RepositoryWork) -> Result<Out
         Some(Work::Verify(spec)) => Box::pin(verify::perform(place, spec)),
         Some(Work::Delete(spec)) => Box::pin(delete::perform(place, spec)),
         Some(Work::Usage(spec)) => Box::pin(usage::perform(place, spec)),
+        Some(Work::Hold(spec)) => Box::pin(hold::perform(place, spec)),
+        Some(Work::Locks(spec)) => Box::pin(locks::perform(place, spec)),
         // These look at the token themselves, and say what they did.
         Some(Work::Gc(spec)) => return gc::perform(place, spec).await,
         Some(Work::Repair(spec)) => return repair::perform(place, spec).await,
+        Some(Work::Renew(_)) => return renew::perform(place).await,
+        Some(Work::Tier(spec)) => return tier::perform(place, spec).await,
         None => return Err(unknown()),
     };
     tokio::select! {
@@ -97,6 +103,10 @@ fn phase(work: &v1::RepositoryWork) -> &'static str {
         Some(Work::Gc(_)) => "collecting",
         Some(Work::Repair(_)) => "repairing",
         Some(Work::Usage(_)) => "counting",
+        Some(Work::Hold(_)) => "holding",
+        Some(Work::Locks(_)) => "asking",
+        Some(Work::Renew(_)) => "renewing",
+        Some(Work::Tier(_)) => "moving",
         None => "working",
     }
 }

@@ -42,6 +42,7 @@ pub(super) async fn run(
             Ok(request)
         })
         .await?;
+    context.phase("thawing", restore::thaw::ready(&request)).await?;
     let begun = Instant::now();
     let report = context.phase_to_its_end("fetching", restore::lay(&request)).await?;
     let fetch = begun.elapsed().as_secs_f64();
@@ -92,6 +93,7 @@ pub(crate) async fn prepare(
         verify: Verify::parse(&spec.verify)?,
         program_directory,
         fetch_program: tools.fetch_program.clone(),
+        thaw: restore::thaw::wanted(&spec.thaw, spec.thaw_days)?,
         budget: tools.budget.clone(),
         progress,
         cancel,

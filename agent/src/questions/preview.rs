@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::AgentError;
 use crate::jobs::restore::prepare;
-use crate::restore::{RestoreRequest, stop_in_words};
+use crate::restore::{RestoreRequest, stop_in_words, thaw};
 use crate::toolbox::Toolbox;
 
 pub(super) async fn show(
@@ -29,6 +29,10 @@ pub(super) async fn show(
     let refusal = request.check().await.err().map(|error| breakwater_core::Chain(&error).to_string());
     let mut value = of_request(&request);
     if refusal.is_none() {
+        match thaw::plan(&request).await {
+            Ok(plan) => value["archived"] = thaw::shown(&plan),
+            Err(error) => value["refused"] = json!(breakwater_core::Chain(&error).to_string()),
+        }
         match request.delta().await {
             Ok(delta) => value["delta"] = json!(delta),
             Err(error) => value["refused"] = json!(breakwater_core::Chain(&error).to_string()),
@@ -60,6 +64,7 @@ pub fn of_request(request: &RestoreRequest) -> Value {
         "reaches": plan.reaches,
         "target": request.target,
         "delta": Value::Null,
+        "archived": Value::Null,
         "expected_seconds": Value::Null,
         "refused": Value::Null,
     })

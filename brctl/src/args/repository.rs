@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use breakwater_core::{BadByteCount, ByteCount};
+use breakwater_core::{BadByteCount, ByteCount, Timestamp};
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -20,6 +20,10 @@ pub(crate) enum RepositoryCommand {
     Gc(GcArgs),
     /// Puts back what a region lost
     Repair(RepairArgs),
+    /// Makes the locks of what snapshots need longer before they run out; `repository gc` does the same at its end
+    Renew(RenewArgs),
+    /// Moves data to colder tiers: as the regions declare, or as is said here
+    Tier(TierArgs),
     /// Who may open a repository, and how that changes
     #[command(subcommand)]
     Key(super::key::KeyCommand),
@@ -30,6 +34,14 @@ pub(crate) struct CreateArgs {
     /// A region and its place, which must be empty; repeated for several
     #[arg(long = "region", required = true, value_name = "NAME=URL")]
     pub(crate) regions: Vec<String>,
+
+    /// Lock what is written into a region, like east=compliance:60d; the place is tried, and refused where that does not bind
+    #[arg(long = "lock", value_name = "NAME=MODE:DAYS")]
+    pub(crate) locks: Vec<String>,
+
+    /// The tier that data of a region is written to, like west=archive
+    #[arg(long = "tier", value_name = "NAME=TIER")]
+    pub(crate) tiers: Vec<String>,
 
     /// Sync regions that must hold an object before it counts
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -126,6 +138,50 @@ pub(crate) struct GcArgs {
 
     #[command(flatten)]
     pub(crate) work: WorkArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RenewArgs {
+    /// Its name
+    pub(crate) name: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TierArgs {
+    /// Its name; not with --offline
+    pub(crate) name: Option<String>,
+
+    /// Only in this region, repeated for several
+    #[arg(long = "region", value_name = "REGION")]
+    pub(crate) regions: Vec<String>,
+
+    /// Where data goes: warm, cold or archive; left out: as the regions declare
+    #[arg(long, value_name = "TIER", requires = "older_than")]
+    pub(crate) to: Option<String>,
+
+    /// What has been in the region for at least so long, like 30d
+    #[arg(long, value_name = "DAYS", requires = "to", value_parser = days)]
+    pub(crate) older_than: Option<u32>,
+
+    /// What snapshots need which show this moment or a later one stays
+    #[arg(long, value_name = "RFC3339", value_parser = Timestamp::parse)]
+    pub(crate) unneeded_since: Option<Timestamp>,
+
+    /// Say what would be moved, and move nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+}
+
+/// Reads `30d`.
+fn days(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('d').unwrap_or_default();
+    number.parse().map_err(|_| format!("`{text}` is not a number of days like 30d"))
 }
 
 #[derive(Debug, clap::Args)]

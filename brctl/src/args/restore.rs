@@ -72,6 +72,14 @@ pub(crate) struct RestoreArgs {
     #[arg(long, conflicts_with = "wait")]
     pub(crate) preview: bool,
 
+    /// Thaw data that lies in an archive, at this speed, and wait for it; --preview shows how much and how long
+    #[arg(long, value_enum, value_name = "SPEED")]
+    pub(crate) thaw: Option<Speed>,
+
+    /// How many days thawed data stays readable
+    #[arg(long, value_name = "DAYS", default_value_t = 7, requires = "thaw", value_parser = clap::value_parser!(u32).range(1..=365))]
+    pub(crate) thaw_days: u32,
+
     /// Lay the files only; recovery is yours
     #[arg(long)]
     pub(crate) no_recover: bool,
@@ -100,6 +108,28 @@ impl RestoreArgs {
             (true, _) => "delta",
             (_, true) => "resume",
             _ => "",
+        }
+    }
+}
+
+/// How fast archived data is made readable, which is a matter of price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Speed {
+    /// Cheapest, up to two days
+    Bulk,
+    /// The provider's usual one, up to half a day
+    Standard,
+    /// Minutes to an hour, where the provider has that
+    Fast,
+}
+
+impl Speed {
+    /// The word of the protocol.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Speed::Bulk => "bulk",
+            Speed::Standard => "standard",
+            Speed::Fast => "fast",
         }
     }
 }

@@ -21,6 +21,47 @@ pub(crate) enum SnapshotCommand {
     Verify(VerifyArgs),
     /// Deletes a snapshot for good; `repository gc` frees what nothing else needs
     Delete(DeleteArgs),
+    /// Keeps a snapshot whatever retention says, until it is unheld
+    Hold(HoldArgs),
+    /// Lifts all holds of a snapshot
+    Unhold(UnholdArgs),
+    /// Shows until when a snapshot is locked in each region, asked of the place object by object
+    Locks(LocksArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct HoldArgs {
+    /// Its id, or enough of its beginning
+    pub(crate) id: String,
+
+    /// Why, for whoever wants to delete it
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: String,
+
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UnholdArgs {
+    /// Its id, or enough of its beginning
+    pub(crate) id: String,
+
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LocksArgs {
+    /// Its id, or enough of its beginning
+    pub(crate) id: String,
+
+    /// Only in this region, repeated for several
+    #[arg(long = "region", value_name = "REGION")]
+    pub(crate) regions: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
 }
 
 #[derive(Debug, clap::Args)]

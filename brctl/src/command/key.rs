@@ -287,6 +287,7 @@ async fn finish(desk: &Desk, done: &str, changed: KeyChanged, reseal: bool) -> E
             "sealed": resealed.sealed,
             "objects_written": resealed.written,
             "objects_deleted": resealed.deleted,
+            "objects_locked": resealed.locked,
         })),
         "unfinished": behind,
     });

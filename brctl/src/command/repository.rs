@@ -13,8 +13,9 @@ use breakwater_runtime::{SystemClock, SystemEntropy};
 use serde_json::{Value, json};
 
 use crate::args::Format;
-use crate::args::repository::{CheckArgs, CreateArgs, GcArgs, RepairArgs, RepositoryCommand, WorkArgs};
+use crate::args::repository::{CheckArgs, CreateArgs, GcArgs, RepairArgs, RepositoryCommand, TierArgs, WorkArgs};
 use crate::command::holder::Further;
+use crate::command::policies::Policies;
 use crate::command::{Desk, Ended, Ending, get, work};
 use crate::failure::Failure;
 use crate::output::yaml;
@@ -27,6 +28,8 @@ pub(super) async fn run(desk: &Desk, command: RepositoryCommand) -> Ended {
         RepositoryCommand::Check(args) => check(desk, args).await,
         RepositoryCommand::Gc(args) => gc(desk, args).await,
         RepositoryCommand::Repair(args) => repair(desk, args).await,
+        RepositoryCommand::Renew(args) => perform(desk, args.name, Work::Renew(v1::RenewSpec {}), args.work).await,
+        RepositoryCommand::Tier(args) => tier(desk, args).await,
         RepositoryCommand::Key(command) => super::key::run(desk, command).await,
     }
 }
@@ -91,6 +94,18 @@ async fn repair(desk: &Desk, args: RepairArgs) -> Ended {
     perform(desk, name, Work::Repair(v1::RepairSpec { dry_run, read_data, regions }), work).await
 }
 
+async fn tier(desk: &Desk, args: TierArgs) -> Ended {
+    let TierArgs { name, regions, to, older_than, unneeded_since, dry_run, work } = args;
+    let spec = v1::TierSpec {
+        regions,
+        to: to.unwrap_or_default(),
+        older_than_days: older_than.unwrap_or_default(),
+        unneeded_since: unneeded_since.map_or(0, |moment| moment.as_micros()),
+        dry_run,
+    };
+    perform(desk, name, Work::Tier(spec), work).await
+}
+
 /// Does `work` on the repository that was named, by an agent or here.
 pub(super) async fn perform(desk: &Desk, name: Option<String>, work: Work, args: WorkArgs) -> Ended {
     match desk.glass().await? {
@@ -114,7 +129,8 @@ async fn create(desk: &Desk, args: CreateArgs) -> Ended {
     // Before anything is made, so that a service that does not work leaves nothing half done.
     check_key_files(&keys)?;
     let further = Further::tried(args.kms, args.passphrase_file.as_deref()).await?;
-    let Made { repository, regions } = make(&args.regions, args.commit, options, &keys).await?;
+    let policies = Policies::parse(&args.locks, &args.tiers)?;
+    let Made { repository, regions } = make(&args.regions, &policies, args.commit, options, &keys).await?;
     let made = repository.id();
     let (repository, further) = further.add(repository).await.map_err(|failure| {
         failure
@@ -125,7 +141,7 @@ async fn create(desk: &Desk, args: CreateArgs) -> Ended {
     })?;
     let created = Made { repository, regions };
     let id = created.repository.id().to_string();
-    let object = declaration(name.as_str(), &created.regions, args.commit);
+    let object = policies.declared(declaration(name.as_str(), &created.regions, args.commit));
     let shown = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
     let value = json!({
         "repository": id,
@@ -171,6 +187,7 @@ pub(crate) struct Made {
 /// key cannot be written, what was made is of no use to anybody, and the error says so.
 pub(crate) async fn make(
     regions: &[String],
+    policies: &Policies,
     commit: u32,
     options: CreateOptions,
     keys: &[&PathBuf; 3],
@@ -185,7 +202,9 @@ pub(crate) async fn make(
     if commit == 0 || usize::try_from(commit).is_ok_and(|commit| commit > named.len()) {
         return Err(Failure::usage(format!("--commit {commit} is not between 1 and the {} regions", named.len())));
     }
+    policies.refuse_strangers(named.iter().map(|(name, _)| name.as_str()))?;
     check_key_files(keys)?;
+    let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
     let kinds = breakwater_agent::wiring::places();
     let mut places = Vec::new();
     for (name, url) in &named {
@@ -193,9 +212,8 @@ pub(crate) async fn make(
             let hint = "the directory above it must be there: mount it, or make it first";
             Failure::from(error).doing(format!("region {name}")).hint(hint)
         })?;
-        places.push(Place::new(name, Role::Sync, storage));
+        places.push(Place::new(name, Role::Sync, storage).kept(policies.of(name), Arc::clone(&clock)));
     }
-    let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
     let Created { repository, writer_key, key, recovery_key } =
         Repository::create(places, options, clock, entropy).await?;
     let [writer_path, key_path, recovery_path] = keys;
@@ -252,7 +270,7 @@ mod tests {
         let path = |name: &str| dir.path().join(name);
         let keys = [&path("writer.json"), &path("key.json"), &path("recovery.json")];
         let regions = [format!("one={}", path("r1").display()), format!("two={}", path("r2").display())];
-        let made = make(&regions, 1, CreateOptions::default(), &keys).await.unwrap();
+        let made = make(&regions, &Policies::default(), 1, CreateOptions::default(), &keys).await.unwrap();
         for key in keys {
             assert!(key.is_file(), "{}", key.display());
         }
@@ -261,10 +279,10 @@ mod tests {
         let read = breakwater_controller::objects::document::parse(&text, &namespace).unwrap();
         assert_eq!(read[0].name.as_str(), "main");
 
-        let again = make(&regions, 1, CreateOptions::default(), &keys).await.map(|_| ()).unwrap_err();
+        let again = make(&regions, &Policies::default(), 1, CreateOptions::default(), &keys).await.map(|_| ()).unwrap_err();
         assert!(again.code() == 4 && again.message().contains("writer.json"), "{again}");
         let others = [&path("w2"), &path("k2"), &path("r2key")];
-        let occupied = make(&regions, 1, CreateOptions::default(), &others).await.map(|_| ()).unwrap_err();
+        let occupied = make(&regions, &Policies::default(), 1, CreateOptions::default(), &others).await.map(|_| ()).unwrap_err();
         assert!(occupied.code() == 4, "{occupied}");
         assert!(!path("w2").exists(), "no key of a repository that was not made");
     }
@@ -276,7 +294,7 @@ mod tests {
         let region = format!("one={}", path("r1").display());
         let (w, k, r) = (path("w"), path("k"), path("r"));
         let check = async |regions: &[String], commit: u32, keys: [&PathBuf; 3], code: u8| {
-            let error = make(regions, commit, CreateOptions::default(), &keys).await.map(|_| ()).unwrap_err();
+            let error = make(regions, &Policies::default(), commit, CreateOptions::default(), &keys).await.map(|_| ()).unwrap_err();
             assert_eq!(error.code(), code, "{error}");
             assert!(!path("r1").exists());
         };

@@ -1,9 +1,9 @@
 //! `restore`: bringing a source back.
 
-use breakwater_agent::restore::ground;
+use breakwater_agent::restore::{ground, thaw};
 use breakwater_proto::v1;
 
-use crate::args::restore::{RestoreArgs, RestoreCommand, Verify};
+use crate::args::restore::{RestoreArgs, RestoreCommand, Speed, Verify};
 use crate::command::{Desk, Ended, Ending, job};
 use crate::failure::Failure;
 use crate::offline::{Glass, Wanted};
@@ -42,6 +42,8 @@ async fn start(desk: &Desk, args: RestoreArgs) -> Ended {
         onto: args.onto().to_owned(),
         delete_extra: args.delete_extra,
         owner: args.owner.word().to_owned(),
+        thaw: args.thaw.map(|speed| speed.word().to_owned()).unwrap_or_default(),
+        thaw_days: args.thaw_days,
     };
     let request = v1::RunRestoreRequest {
         namespace: desk.namespace(),
@@ -84,6 +86,7 @@ async fn by_hand(desk: &Desk, glass: &Glass, args: RestoreArgs) -> Ended {
         onto,
         owner: ground::owner(args.owner.word())?,
         program_directory: args.program_directory,
+        thaw: thaw::wanted(args.thaw.map_or("", Speed::word), args.thaw_days)?,
         preview: args.preview,
     };
     let value = offline::restore(glass, &desk.output, &wanted).await?;

@@ -7,7 +7,10 @@ use breakwater_proto::v1;
 use breakwater_proto::v1::repository_work::Work;
 use serde_json::Value;
 
-use crate::args::snapshot::{DeleteArgs, SnapshotCommand, SnapshotListArgs, VerifyArgs};
+use crate::args::repository::WorkArgs;
+use crate::args::snapshot::{
+    DeleteArgs, HoldArgs, LocksArgs, SnapshotCommand, SnapshotListArgs, UnholdArgs, VerifyArgs,
+};
 use crate::command::{Desk, Ended, Ending, work};
 use crate::confirm::confirm;
 use crate::failure::Failure;
@@ -43,6 +46,17 @@ pub(super) async fn run(desk: &Desk, command: SnapshotCommand) -> Ended {
         SnapshotCommand::Versions(args) => files::versions(desk, args).await,
         SnapshotCommand::Verify(args) => verify(desk, args).await,
         SnapshotCommand::Delete(args) => delete(desk, args).await,
+        SnapshotCommand::Hold(HoldArgs { id: snapshot, reason, work }) => {
+            let spec = v1::HoldSpec { snapshot, reason, lift: false };
+            perform(desk, Work::Hold(spec), work).await
+        }
+        SnapshotCommand::Unhold(UnholdArgs { id: snapshot, work }) => {
+            let spec = v1::HoldSpec { snapshot, reason: String::new(), lift: true };
+            perform(desk, Work::Hold(spec), work).await
+        }
+        SnapshotCommand::Locks(LocksArgs { id: snapshot, regions, work }) => {
+            perform(desk, Work::Locks(v1::LocksSpec { snapshot, regions }), work).await
+        }
     }
 }
 
@@ -127,10 +141,15 @@ async fn find(desk: &Desk, id: &str) -> Result<Value, Failure> {
 
 async fn verify(desk: &Desk, args: VerifyArgs) -> Ended {
     let VerifyArgs { id: snapshot, level, regions, work } = args;
-    let spec = Work::Verify(v1::VerifySpec { snapshot, level: level.word().to_owned(), regions });
+    let spec = v1::VerifySpec { snapshot, level: level.word().to_owned(), regions };
+    perform(desk, Work::Verify(spec), work).await
+}
+
+/// Does `work`, by an agent or here.
+async fn perform(desk: &Desk, work: Work, args: WorkArgs) -> Ended {
     match desk.glass().await? {
-        Some(glass) => work::here(desk, &glass, spec, &work).await,
-        None => work::by_agent(desk, desk.settings.repository.clone().unwrap_or_default(), spec, work).await,
+        Some(glass) => work::here(desk, &glass, work, &args).await,
+        None => work::by_agent(desk, desk.settings.repository.clone().unwrap_or_default(), work, args).await,
     }
 }
 

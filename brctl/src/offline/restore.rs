@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use breakwater_agent::questions::preview;
-use breakwater_agent::restore::{self, RestoreRequest, Verify};
+use breakwater_agent::restore::{self, RestoreRequest, Verify, thaw};
 use breakwater_agent::restore_plan::{self, Point, ReadSide};
 use breakwater_core::{ByteCount, ErrorClass};
 use breakwater_pipeline::Progress;
 use breakwater_pipeline::restore::{Onto, OwnerBy};
 use breakwater_proto::v1;
 use breakwater_runtime::ByteBudget;
+use breakwater_storage::Thaw;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,8 @@ pub(crate) struct Wanted {
     pub(crate) verify: String,
     /// Where the database's programs lie.
     pub(crate) program_directory: Option<PathBuf>,
+    /// How archived data is thawed; none: a restore that needs some is refused.
+    pub(crate) thaw: Option<Thaw>,
     /// Say what would be done, and do nothing.
     pub(crate) preview: bool,
 }
@@ -76,6 +79,7 @@ pub(crate) async fn run(glass: &Glass, output: &Output, wanted: &Wanted) -> Resu
         verify: Verify::parse(&wanted.verify)?,
         program_directory: wanted.program_directory.clone(),
         fetch_program: if wanted.recover { fetch::own_program()? } else { fetch::lasting_program()? },
+        thaw: wanted.thaw,
         budget: ByteBudget::new(BUFFERS.as_u64()),
         progress: Arc::clone(&progress),
         cancel: cancel.clone(),
@@ -85,6 +89,7 @@ pub(crate) async fn run(glass: &Glass, output: &Output, wanted: &Wanted) -> Resu
         let delta = request.delta().await?;
         let mut value = preview::of_request(&request);
         value["delta"] = json!(delta);
+        value["archived"] = thaw::shown(&thaw::plan(&request).await?);
         view::readable(&mut value);
         return Ok(value);
     }

@@ -59,7 +59,7 @@ pub use globs::Globs;
 pub use marker::MARKER;
 pub use onto::Onto;
 pub use owners::OwnerBy;
-pub use preview::{DeltaPreview, preview_delta};
+pub use preview::{DeltaPreview, needed_packs, preview_delta};
 pub use shortfall::Shortfall;
 
 /// Ranges on their way at once: enough to fill a line to a distant region.

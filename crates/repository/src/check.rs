@@ -348,6 +348,7 @@ impl Side {
             Found::Record(Err(error)) | Found::Pack { examined: Err(error), .. } if error.is_gone() => {
                 self.report.objects -= 1;
             }
+            Found::Pack { examined: Err(error), deep: false } if error.is_archived() => self.report.archived += 1,
             Found::Record(Err(error)) | Found::Pack { examined: Err(error), .. } => self.report.note(name, &error),
         }
     }

@@ -5,17 +5,17 @@
 
 use std::sync::Arc;
 
-use breakwater_core::{Clock, DomainName, Entropy, RegionId, RepositoryId};
+use breakwater_core::{Clock, DomainName, Entropy, RegionId, RepositoryId, Timestamp, Uid};
 use breakwater_crypto::{
     Holder, Purpose, Recipient, RecipientKey, RecipientSecret, Secret, Suite, WriterKey, commitment, seal_for_all,
 };
-use breakwater_storage::{Payload, StorageErrorKind, probe};
+use breakwater_storage::{LockMode, Payload, Placement, Retention, StorageErrorKind, Tier, probe};
 use bytes::Bytes;
 use futures::TryStreamExt;
 
 use crate::error::{RepositoryError, Trouble};
 use crate::format::ObjectName;
-use crate::format::descriptor::{Descriptor, RegionRecord};
+use crate::format::descriptor::{Descriptor, Offers, RegionRecord};
 use crate::format::domain::{DomainKeys, DomainRecord, RestoreRecord};
 use crate::format::recipients::{Member, RecipientsRecord};
 use crate::keys::opening::KeyObjects;
@@ -25,6 +25,8 @@ use crate::repository::{Access, Repository, check_places};
 /// Below this a probe leaves its traces when it is killed.
 const PROBE_PREFIX: &str = "repo/";
 const PROBE_NAMES: &str = "repo/probe-";
+/// How long an object is locked to find out whether that binds.
+const TRIED_FOR_MICROS: i64 = 60_000_000;
 
 /// How a new repository is to be.
 #[derive(Clone, Debug)]
@@ -73,13 +75,15 @@ impl Repository {
     ) -> Result<Created, RepositoryError> {
         check_places(&places)?;
         check_sizes(&options)?;
+        let mut offers = Vec::new();
         for place in &places {
             refuse_occupied(place).await?;
-            try_promises(place).await?;
+            offers.push(try_promises(place, clock.as_ref(), entropy.as_ref()).await?);
         }
+        let fresh: Vec<(&Place, Offers)> = places.iter().zip(offers).collect();
         let draft = Draft::new(&options, clock.as_ref(), entropy.as_ref())?;
         let mut written = Vec::new();
-        if let Err(error) = draft.write_regions(&places, clock.as_ref(), entropy.as_ref(), &mut written).await {
+        if let Err(error) = draft.write_regions(&fresh, clock.as_ref(), entropy.as_ref(), &mut written).await {
             // Nothing names these objects yet, and a place left half-made would have to be cleaned by hand.
             for (place, name) in written {
                 drop(within(CALL_DEADLINE, place.storage.delete(&name.to_string())).await);
@@ -89,6 +93,9 @@ impl Repository {
         let descriptor = Payload::from(draft.descriptor.clone());
         for place in &places {
             create(place, &ObjectName::Descriptor, descriptor.clone()).await?;
+        }
+        for place in &places {
+            lock_signs(place, clock.as_ref()).await?;
         }
         let [key, recovery_key] = draft.recipient_keys();
         let (access, again) = (Access::Recipient(recovery_key.clone()), places.clone());
@@ -113,9 +120,9 @@ impl Repository {
             Some(id) => id,
             None => {
                 refuse_occupied(&place).await?;
-                try_promises(&place).await?;
+                let offers = Some(try_promises(&place, self.clock().as_ref(), self.entropy().as_ref()).await?);
                 let id = RegionId::v7(self.now(), self.entropy().as_ref());
-                let record = RegionRecord { repository: self.id(), region: id, joined: self.now() };
+                let record = RegionRecord { repository: self.id(), region: id, joined: self.now(), offers };
                 create(&place, &ObjectName::Region, record.encode().into()).await?;
                 id
             }
@@ -124,6 +131,7 @@ impl Repository {
             create_same(&place, &name, bytes).await?;
         }
         create_same(&place, &ObjectName::Descriptor, self.descriptor_bytes().clone()).await?;
+        lock_signs(&place, self.clock().as_ref()).await?;
         place.id = Some(id);
         Ok(self.with_region(place))
     }
@@ -241,19 +249,19 @@ impl Draft {
     /// Everything but the descriptors; `written` says what was created, also when it fails.
     async fn write_regions<'a>(
         &self,
-        places: &'a [Place],
+        places: &[(&'a Place, Offers)],
         clock: &dyn Clock,
         entropy: &dyn Entropy,
         written: &mut Vec<(&'a Place, ObjectName)>,
     ) -> Result<(), RepositoryError> {
         let mut ids: Vec<(RegionId, &Place)> = Vec::new();
-        for place in places {
-            let id = RegionId::v7(clock.now(), entropy);
-            let record = RegionRecord { repository: self.repository, region: id, joined: clock.now() };
+        for (place, offers) in places {
+            let (id, offers) = (RegionId::v7(clock.now(), entropy), Some(offers.clone()));
+            let record = RegionRecord { repository: self.repository, region: id, joined: clock.now(), offers };
             match create(place, &ObjectName::Region, record.encode().into()).await {
                 Ok(()) => {
-                    written.push((place, ObjectName::Region));
-                    ids.push((id, place));
+                    written.push((*place, ObjectName::Region));
+                    ids.push((id, *place));
                 }
                 Err(error) => return Err(self.explain_taken(place, &ids, error).await),
             }
@@ -269,10 +277,10 @@ impl Draft {
                 return Err(RepositoryError::SamePlace { first, second: place.name.clone() });
             }
         }
-        for place in places {
+        for (place, _) in places {
             for (name, bytes) in &self.keys {
                 create(place, name, bytes.clone().into()).await?;
-                written.push((place, name.clone()));
+                written.push((*place, name.clone()));
             }
         }
         Ok(())
@@ -347,11 +355,85 @@ async fn refuse_occupied(place: &Place) -> Result<(), RepositoryError> {
     Err(RepositoryError::NotEmpty { region, location, found })
 }
 
-async fn try_promises(place: &Place) -> Result<(), RepositoryError> {
-    match within(CALL_DEADLINE * 4, probe(&place.storage, PROBE_PREFIX)).await {
-        Ok(_) => Ok(()),
-        Err(trouble) => Err(failed(place, trouble)),
+/// Finds out whether the place keeps what every place promises, and what its policy needs beyond that.
+async fn try_promises(place: &Place, clock: &dyn Clock, entropy: &dyn Entropy) -> Result<Offers, RepositoryError> {
+    place.policy.check(&place.name)?;
+    let kept = match within(CALL_DEADLINE * 4, probe(&place.storage, PROBE_PREFIX)).await {
+        Ok(kept) => kept,
+        Err(Trouble::Storage(error)) if error.kind == StorageErrorKind::Locked => {
+            return Err(RepositoryError::Refused(format!(
+                "{} (region `{}`) locks everything that is written into it, also what must go again within seconds; hint: \
+                 take the default retention of the place away; what must be locked, the region's own lock does",
+                place.storage.location(),
+                place.name
+            )));
+        }
+        Err(trouble) => return Err(failed(place, trouble)),
+    };
+    let features =
+        within(CALL_DEADLINE, place.storage.features()).await.map_err(|trouble| failed(place, trouble))?;
+    let tiers = std::iter::once(place.policy.tier).chain(place.policy.moves.iter().map(|one| one.tier));
+    for tier in tiers.filter(|tier| *tier != Tier::Hot) {
+        if !features.tiers.contains(&tier) {
+            return Err(lacking(place, &format!("has no tier `{tier}`"), "leave the tier of the region out"));
+        }
     }
+    if let Some(lock) = place.policy.lock {
+        if !features.locks {
+            let how = "switch object lock or immutability on for the bucket, which most providers offer only when it is \
+                       made, or declare no lock for the region";
+            return Err(lacking(place, "cannot lock objects as it is set up", how));
+        }
+        let ahead = kept.clock_skew_micros.max(0);
+        try_lock(place, lock.mode, clock.now().plus_micros(ahead + TRIED_FOR_MICROS), entropy).await?;
+    }
+    Ok(Offers {
+        locks: features.locks,
+        holds: features.holds,
+        versions: features.versions,
+        checksums: features.checksums,
+        tiers: features.tiers.iter().map(ToString::to_string).collect(),
+        bound: place.policy.lock.map(|lock| lock.mode.to_string()),
+    })
+}
+
+/// Locks an object until `until`, and tries to delete it. It stays until then, and nothing minds it.
+async fn try_lock(
+    place: &Place,
+    mode: LockMode,
+    until: Timestamp,
+    entropy: &dyn Entropy,
+) -> Result<(), RepositoryError> {
+    let mut random = [0; 16];
+    entropy.fill(&mut random);
+    let key = format!("{PROBE_NAMES}{}", Uid(random));
+    let placement = Placement { retention: Some(Retention { mode, until }), ..Placement::default() };
+    let payload = Payload::from(b"breakwater tries whether a lock binds here".as_slice());
+    let backend = place.storage.backend();
+    let created = within(CALL_DEADLINE, backend.create(&key, payload, &placement)).await;
+    created.map_err(|trouble| failed(place, trouble))?;
+    match within(CALL_DEADLINE, backend.delete(&key)).await {
+        Err(Trouble::Storage(error)) if error.kind == StorageErrorKind::Locked => Ok(()),
+        Err(trouble) => Err(failed(place, trouble)),
+        Ok(()) => {
+            let how = "declare no lock for the region, or use a place that keeps what it is told to keep";
+            Err(lacking(place, &format!("deleted an object that was locked in mode {mode}"), how))
+        }
+    }
+}
+
+/// Locks the two objects that say whose the place is: nobody deletes them, and without them it is no region.
+async fn lock_signs(place: &Place, clock: &dyn Clock) -> Result<(), RepositoryError> {
+    let Some(lock) = place.policy.lock else { return Ok(()) };
+    for name in [ObjectName::Region, ObjectName::Descriptor] {
+        let locked = within(CALL_DEADLINE, place.storage.retain(&name.to_string(), lock.from(clock.now()))).await;
+        locked.map_err(|trouble| failed(place, trouble))?;
+    }
+    Ok(())
+}
+
+fn lacking(place: &Place, what: &str, how: &str) -> RepositoryError {
+    RepositoryError::Refused(format!("{} (region `{}`) {what}; hint: {how}", place.storage.location(), place.name))
 }
 
 async fn create(place: &Place, name: &ObjectName, payload: Payload) -> Result<(), RepositoryError> {

@@ -43,9 +43,17 @@ impl Repository {
     /// Deletes `snapshot` of `source`: every session that committed it gets a tombstone in every region that answers, and
     /// at least one must. Deleting it again, or half of it after a crash, is the same as deleting it once.
     ///
-    /// Errors: [`NotFound`](RepositoryError::NotFound) when no region knows such a snapshot, committed or deleted.
+    /// Errors: [`NotFound`](RepositoryError::NotFound) when no region knows such a snapshot, committed or deleted;
+    /// [`Refused`](RepositoryError::Refused) when a region that answers says that it is held. Where only one that is away
+    /// knows of a hold, its packs stay: the collection waits for all regions.
     pub async fn delete_snapshot(&self, source: SourceUid, snapshot: SnapshotId) -> Result<Deletion, RepositoryError> {
         self.check_deletable()?;
+        let holds = self.holds(&self.read_order(), source).await?;
+        if let Some(reason) = holds.reason(snapshot) {
+            return Err(RepositoryError::Refused(format!(
+                "snapshot {snapshot} is held and was not deleted: {reason}; hint: snapshot unhold lifts that"
+            )));
+        }
         let list = self.snapshots_with_deleted(&self.read_order(), Some(source)).await?;
         let mut sessions: BTreeSet<SessionId> = BTreeSet::new();
         sessions.extend(list.snapshots.iter().filter(|one| one.id == snapshot).map(|one| one.session));

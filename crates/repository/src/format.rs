@@ -4,7 +4,8 @@
 //! allocates more than its input justifies, whatever the bytes are.
 //!
 //! Reading order: [`names`], [`descriptor`], [`recipients`], [`domain`], [`erasure`], [`record`], [`pack`], [`leaf`], [`tree`],
-//! [`references`], [`manifest`], [`open`], [`log`], and what deletion leaves: [`tombstone`], [`moved`], [`gc_plan`].
+//! [`references`], [`manifest`], [`open`], [`log`], and what deletion leaves: [`tombstone`], [`moved`], [`gc_plan`];
+//! [`hold`].
 
 pub mod codec;
 mod cursor;
@@ -13,6 +14,7 @@ pub mod domain;
 pub mod erasure;
 pub mod error;
 pub mod gc_plan;
+pub mod hold;
 pub mod leaf;
 pub mod log;
 pub mod lost;

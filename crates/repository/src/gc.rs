@@ -10,10 +10,11 @@
 //! round can be killed at any point and begun again, and two workers may be at it at once. Only the structure key is
 //! needed, no content is opened. Memory does not grow with the repository.
 //!
-//! The log of a source (segments, tails, claims, histories) is not touched.
+//! What a lock or a hold keeps waits for a later round ([`locks`]). The log of a source (segments, tails, claims, histories) is
+//! not touched.
 //!
 //! Reading order: this page, [`round`], [`everywhere`], [`condemn`], [`census`], [`marking`] (with [`live`] and [`spill`]),
-//! [`listing`], [`sweep`] and [`verdicts`], [`deleting`], [`repack`] and [`moved_packs`]. The model in
+//! [`listing`], [`sweep`] and [`verdicts`], [`deleting`] and [`locks`], [`repack`] and [`moved_packs`]; beside it [`renewal`]. The model in
 //! `tests/gc_model.rs` checks these steps in this order.
 
 mod census;
@@ -22,14 +23,18 @@ mod deleting;
 mod everywhere;
 mod listing;
 pub mod live;
+mod locks;
 mod marking;
 mod moved_packs;
 mod pace;
+pub mod renewal;
 mod repack;
 mod round;
 pub mod spill;
 pub mod sweep;
 mod verdicts;
+
+pub use locks::Waiting;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -150,6 +155,8 @@ pub struct GcReport {
     pub unknown_names: Vec<String>,
     /// Packs of sessions of which nothing else is known: neither open record nor register. Never deleted.
     pub strays: Figure,
+    /// What could go but is locked or held; a later round deletes it.
+    pub waiting: Waiting,
 }
 
 impl GcReport {
@@ -171,6 +178,7 @@ impl GcReport {
             unknown: none,
             unknown_names: Vec::new(),
             strays: none,
+            waiting: Waiting::default(),
         }
     }
 

@@ -4,8 +4,8 @@
 //! database beside it.
 //!
 //! Reading order: [`mod@format`] (what lies on disk, pure), [`repository`] and [`create`] (the opened handle), [`region`],
-//! [`regions`] (several regions written as one), [`session`] (writing one snapshot), [`fetch`] and [`frames`] (reading),
-//! [`snapshots`], [`content`], [`check`], [`deletion`], [`gc`].
+//! [`region_policy`] (tiers and locks), [`regions`] (several regions written as one), [`session`] (writing one snapshot), [`fetch`] and [`frames`] (reading),
+//! [`snapshots`], [`content`], [`check`], [`deletion`], [`holds`], [`gc`], [`tiers`], [`thaw`].
 
 pub mod check;
 pub mod content;
@@ -16,16 +16,21 @@ pub mod fetch;
 pub mod format;
 pub mod frames;
 pub mod gc;
+pub mod holds;
 pub mod keys;
 pub mod region;
+pub mod region_policy;
 pub mod regions;
 pub mod relocation;
 pub mod repair;
 pub mod repository;
 pub mod session;
+pub mod snapshot_locks;
 pub mod snapshots;
 pub mod source;
 pub mod stream;
+pub mod thaw;
+pub mod tiers;
 
 pub use check::{CheckOptions, CheckReport, Verdict};
 pub use content::ContentReader;
@@ -36,8 +41,10 @@ pub use fetch::{Names, ReadOrder};
 pub use format::{Class, Codec, FormatError, FrameLocation, ObjectName, PackId};
 pub use frames::FrameReader;
 pub use gc::{GcOptions, GcOutcome, GcReport};
+pub use holds::{Held, Holds};
 pub use keys::{Holders, KeyChange, KeyChanged, OpenedGrant};
 pub use region::{Place, Region, RegionState};
+pub use region_policy::{LockPolicy, RegionPolicy, TierMove};
 pub use relocation::Relocated;
 pub use repair::{RepairOptions, RepairReport, RepairVerdict};
 pub use repository::{Access, Repository};

@@ -4,17 +4,19 @@
 //! an unmounted volume.
 
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use breakwater_core::{RegionId, RepositoryId};
+use breakwater_core::{Clock, RegionId, RepositoryId};
 use breakwater_crypto::Fingerprint;
-use breakwater_storage::{Storage, StorageError};
+use breakwater_storage::{Features, Storage, StorageError};
 use futures::TryStreamExt;
+use tokio::sync::OnceCell;
 
 use crate::error::{Cause, Trouble};
 use crate::format::descriptor::{Descriptor, RegionRecord};
 use crate::format::{FormatError, ObjectName};
+use crate::region_policy::{Keeping, RegionPolicy};
 use crate::regions::Role;
 
 /// How long one small call may take.
@@ -35,12 +37,21 @@ pub struct Place {
     pub storage: Storage,
     /// The id that it must have, where that is known from before.
     pub id: Option<RegionId>,
+    /// How what is written into it is kept.
+    pub policy: RegionPolicy,
 }
 
 impl Place {
     /// A place whose id is not known yet.
     pub fn new(name: &str, role: Role, storage: Storage) -> Self {
-        Place { name: name.to_owned(), role, storage, id: None }
+        Place { name: name.to_owned(), role, storage, id: None, policy: RegionPolicy::default() }
+    }
+
+    /// The same place, where what is written from now on is kept as `policy` says.
+    #[must_use]
+    pub fn kept(self, policy: RegionPolicy, clock: Arc<dyn Clock>) -> Self {
+        let storage = self.storage.with_placing(Arc::new(Keeping::new(policy.clone(), clock)));
+        Place { storage, policy, ..self }
     }
 }
 
@@ -59,6 +70,9 @@ pub struct Region {
     name: String,
     role: Role,
     storage: Storage,
+    policy: RegionPolicy,
+    /// What the place offers, once it was asked.
+    features: OnceCell<Features>,
     repository: RepositoryId,
     pinned: Fingerprint,
     known: Mutex<Known>,
@@ -78,6 +92,8 @@ impl Region {
             name: place.name,
             role: place.role,
             storage: place.storage,
+            policy: place.policy,
+            features: OnceCell::new(),
             repository,
             pinned,
             known: Mutex::new(known),
@@ -107,6 +123,17 @@ impl Region {
     /// The place, whatever its state.
     pub const fn place(&self) -> &Storage {
         &self.storage
+    }
+
+    /// How what is written into it is kept.
+    pub const fn policy(&self) -> &RegionPolicy {
+        &self.policy
+    }
+
+    /// What the place offers beyond what every place does, as it answered when it was asked first.
+    pub async fn features(&self) -> Result<&Features, Trouble> {
+        let ask = async { within(CALL_DEADLINE, self.ready().await?.features()).await };
+        self.features.get_or_try_init(|| ask).await
     }
 
     /// The place, once it has proven that it is this region.

@@ -213,7 +213,7 @@ fn in_order(source: SourceUid) -> Vec<String> {
     let meta = |kind: &str| format!("meta/{source}/{kind}");
     let mut all = ["source", "keys/", "open/", "stream/", "history/", "pack/"].map(meta).to_vec();
     all.push(format!("data/{source}/"));
-    all.extend(["moved/", "lost/", "gc/", "tail/", "snap/"].map(meta));
+    all.extend(["moved/", "lost/", "gc/", "hold/", "tail/", "snap/"].map(meta));
     all
 }
 

@@ -1,9 +1,10 @@
 //! A store in memory, with the same rules as every other, locks and tiers among them: for tests and rehearsals. What is
-//! archived thaws at once.
+//! archived thaws at once, or when a test says so.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use breakwater_core::{Clock, Timestamp};
@@ -20,9 +21,18 @@ use crate::{
 const LOCATION: &str = "memory:";
 
 /// Objects that live as long as this value.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Memory {
     objects: Mutex<BTreeMap<String, Object>>,
+    clock: Arc<dyn Clock>,
+    /// Whether thaws wait for [`finish_thaws`](Memory::finish_thaws).
+    slow: AtomicBool,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory::with_clock(Arc::new(SystemClock))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -30,7 +40,8 @@ struct Object {
     content: Bytes,
     modified: Timestamp,
     tier: Tier,
-    thawed: bool,
+    /// How far it is out of the archive.
+    availability: Availability,
     protection: Protection,
 }
 
@@ -38,20 +49,49 @@ impl Object {
     fn meta(&self, key: &str) -> ObjectMeta {
         ObjectMeta {
             tier: self.tier,
-            availability: self.availability(),
+            availability: self.availability,
             ..ObjectMeta::new(key, self.content.len() as u64, self.modified)
         }
     }
+}
 
-    fn availability(&self) -> Availability {
-        if self.tier == Tier::Archive && !self.thawed { Availability::Archived } else { Availability::Ready }
-    }
+fn availability_in(tier: Tier) -> Availability {
+    if tier == Tier::Archive { Availability::Archived } else { Availability::Ready }
 }
 
 impl Memory {
     /// An empty store.
     pub fn new() -> Memory {
         Memory::default()
+    }
+
+    /// An empty store whose locks end by `clock`.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Memory {
+        Memory { objects: Mutex::default(), clock, slow: AtomicBool::new(false) }
+    }
+
+    /// Takes the lock of an object away, as no place does: for tests of what happens when it has none.
+    pub fn forget_lock(&self, key: &str) {
+        if let Some(object) = self.objects().get_mut(key) {
+            object.protection.retention = None;
+        }
+    }
+
+    /// From now on what is thawed stays on its way until [`finish_thaws`](Memory::finish_thaws).
+    pub fn thaw_slowly(&self) {
+        self.slow.store(true, Ordering::Relaxed);
+    }
+
+    /// What is on its way out of the archive can be read now; how many objects that are.
+    pub fn finish_thaws(&self) -> usize {
+        let mut objects = self.objects();
+        let thawing = objects.values_mut().filter(|object| object.availability == Availability::Thawing);
+        thawing.map(|object| object.availability = Availability::Ready).count()
+    }
+
+    /// Objects on their way out of the archive.
+    pub fn thawing(&self) -> usize {
+        self.objects().values().filter(|object| object.availability == Availability::Thawing).count()
     }
 
     fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Object>> {
@@ -67,7 +107,7 @@ impl Memory {
     /// The content of an object that can be read now.
     fn content(&self, operation: Operation, key: &str) -> Result<Bytes, StorageError> {
         let object = self.find(operation, key)?;
-        match object.availability() {
+        match object.availability {
             Availability::Ready => Ok(object.content),
             _ => Err(StorageError::new(StorageErrorKind::Archived, operation, LOCATION, key)),
         }
@@ -94,8 +134,9 @@ impl Backend for Memory {
 
     async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
         let protection = Protection { retention: placement.retention, held: false };
-        let (content, modified) = (payload.to_bytes(), SystemClock.now());
-        let object = Object { content, modified, tier: placement.tier, thawed: false, protection };
+        let (content, modified) = (payload.to_bytes(), self.clock.now());
+        let (tier, availability) = (placement.tier, availability_in(placement.tier));
+        let object = Object { content, modified, tier, availability, protection };
         let mut objects = self.objects();
         if objects.contains_key(key) {
             return Err(StorageError::new(StorageErrorKind::AlreadyExists, Operation::Create, LOCATION, key));
@@ -149,7 +190,7 @@ impl Backend for Memory {
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
         let mut objects = self.objects();
-        if objects.get(key).is_some_and(|object| object.protection.binds(SystemClock.now())) {
+        if objects.get(key).is_some_and(|object| object.protection.binds(self.clock.now())) {
             return Err(StorageError::new(StorageErrorKind::Locked, Operation::Delete, LOCATION, key));
         }
         objects.remove(key);
@@ -168,7 +209,7 @@ impl Backend for Memory {
         self.change(Operation::Retain, key, |object| {
             let weakens = |old: Retention| {
                 let weaker = (retention.mode, retention.until) < (old.mode, old.until) || retention.until < old.until;
-                old.mode == LockMode::Compliance && SystemClock.now() < old.until && weaker
+                old.mode == LockMode::Compliance && self.clock.now() < old.until && weaker
             };
             if object.protection.retention.is_some_and(weakens) {
                 return Err(StorageErrorKind::Locked);
@@ -187,14 +228,17 @@ impl Backend for Memory {
 
     async fn set_tier(&self, key: &str, tier: Tier) -> Result<(), StorageError> {
         self.change(Operation::SetTier, key, |object| {
-            (object.tier, object.thawed) = (tier, false);
+            (object.tier, object.availability) = (tier, availability_in(tier));
             Ok(())
         })
     }
 
     async fn thaw(&self, key: &str, _: Thaw) -> Result<(), StorageError> {
         self.change(Operation::Thaw, key, |object| {
-            object.thawed = true;
+            if object.availability == Availability::Archived {
+                let slow = self.slow.load(Ordering::Relaxed);
+                object.availability = if slow { Availability::Thawing } else { Availability::Ready };
+            }
             Ok(())
         })
     }

@@ -1,6 +1,6 @@
 //! What a restore onto an existing directory would fetch. Changes nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -95,6 +95,34 @@ pub async fn preview_delta(job: &RestoreJob) -> Result<DeltaPreview, PipelineErr
         *(if whole { &mut preview.files_kept } else { &mut preview.files_changed }) += 1;
     }
     Ok(preview)
+}
+
+/// The packs of content that the chosen files need, as the snapshot names them.
+pub async fn needed_packs(job: &RestoreJob) -> Result<BTreeSet<PackId>, PipelineError> {
+    let source = Source::of(job).await?;
+    let survey = source.survey(job).await?;
+    let mut leaves = LeafReader::new(Arc::clone(&source.structure));
+    let mut packs = BTreeSet::new();
+    let mut tree = source.tree();
+    while let Some(mut entry) = tree.next().await? {
+        if job.cancel.is_cancelled() {
+            return Err(PipelineError::Cancelled);
+        }
+        if !survey.takes(&entry) {
+            continue;
+        }
+        let metadata = Metadata::of(&mut entry);
+        let TreeKind::File { size, extent, leaves: parts } = entry.kind else { continue };
+        for part in &parts {
+            let mut window = Window::default();
+            window.file(entry.path.clone(), metadata.clone(), size, entry.last, true);
+            for found in leaves.extents(part).await? {
+                window.extent(0, &found, whole_class(extent));
+            }
+            packs.extend(window.destinations.iter().map(|destination| destination.location.pack));
+        }
+    }
+    Ok(packs)
 }
 
 /// Which destinations of the window's one file are there, and whether nothing else has to be done.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use breakwater_repository::{Cause, FormatError, ObjectName, PackId, ReadOrder, Region, Trouble};
 use breakwater_runtime::ByteBudget;
+use breakwater_storage::StorageErrorKind;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -239,7 +240,8 @@ impl Supply {
         let name = self.regions.get(region).map_or("", |region| region.name());
         tracing::warn!(region = name, object = key, error = %trouble, "a region does not deliver");
         let mut state = self.state();
-        let here = trouble.is_not_found() || trouble.class() == breakwater_core::ErrorClass::Corrupt;
+        let archived = matches!(trouble, Trouble::Storage(error) if error.kind == StorageErrorKind::Archived);
+        let here = archived || trouble.is_not_found() || trouble.class() == breakwater_core::ErrorClass::Corrupt;
         if here {
             state.lacks(pack, region);
         }

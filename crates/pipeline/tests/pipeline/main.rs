@@ -1,6 +1,7 @@
 //! Backups into regions in memory, and restores from them, with a source that follows the engine contract.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test that cannot go on ends")]
 
+mod archived;
 mod cancel;
 mod changes;
 mod delta;

@@ -7,6 +7,7 @@ use crate::error::Trouble;
 use crate::format::descriptor::{Descriptor, RegionRecord};
 use crate::format::domain::DomainRecord;
 use crate::format::gc_plan::{GcFence, GcPlan};
+use crate::format::hold::Hold;
 use crate::format::log::StreamClaim;
 use crate::format::lost::Lost;
 use crate::format::manifest::Manifest;
@@ -117,6 +118,10 @@ fn read_of_source(repository: &Repository, name: &ObjectName, bytes: &[u8]) -> R
         (ObjectName::Tombstone(_, snapshot, session), RecordKind::Tombstone) => {
             let tombstone: Tombstone = read_json(WHAT, &json)?;
             (tombstone.snapshot, tombstone.session) == (*snapshot, *session)
+        }
+        (ObjectName::Hold { .. }, RecordKind::Hold) => {
+            read_json::<Hold>(WHAT, &json)?.check(name)?;
+            true
         }
         (ObjectName::Lost { .. }, RecordKind::Lost) => {
             read_json::<Lost>(WHAT, &json)?.check(name)?;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use breakwater_core::{Chain, ErrorClass};
+use breakwater_storage::StorageErrorKind;
 
 use crate::error::{RepositoryError, Trouble};
 use crate::format::ObjectName;
@@ -56,6 +57,8 @@ pub struct RegionReport {
     pub packs: u64,
     /// Those of them whose data was to be read too.
     pub packs_read: u64,
+    /// Packs in an archive, of which nothing but the name was looked at.
+    pub archived: u64,
     /// Frames listed in them.
     pub frames: u64,
     /// Frames that were opened and proven.
@@ -123,11 +126,10 @@ impl RegionReport {
 
     /// Damage becomes a finding; an answer that did not come makes the check incomplete.
     pub(super) fn note(&mut self, object: impl ToString, error: &CheckError) {
-        match error.class() {
-            ErrorClass::Unavailable | ErrorClass::Denied | ErrorClass::Cancelled => {
-                self.leave_unchecked(format!("{}: {error}", object.to_string()));
-            }
-            _ => self.find(object, error),
+        if error.is_silence() {
+            self.leave_unchecked(format!("{}: {error}", object.to_string()));
+        } else {
+            self.find(object, error);
         }
     }
 
@@ -229,9 +231,22 @@ impl CheckError {
         matches!(self, CheckError::Trouble(trouble) if trouble.is_not_found())
     }
 
-    /// Whether nothing can be said about the object, because somebody did not answer.
+    /// Whether the object would have to be thawed first.
+    pub(crate) fn is_archived(&self) -> bool {
+        let archived = |trouble: &Trouble| matches!(trouble, Trouble::Storage(error) if error.kind == StorageErrorKind::Archived);
+        match self {
+            CheckError::Trouble(trouble) => archived(trouble),
+            CheckError::Repository(RepositoryError::Unreadable { causes, .. }) => {
+                causes.iter().any(|cause| archived(&cause.trouble))
+            }
+            CheckError::Repository(_) | CheckError::Unsteady(_) => false,
+        }
+    }
+
+    /// Whether nothing can be said about the object, because somebody did not answer, or it cannot be read as it lies.
     pub(crate) fn is_silence(&self) -> bool {
         matches!(self.class(), ErrorClass::Unavailable | ErrorClass::Denied | ErrorClass::Cancelled)
+            || self.is_archived()
     }
 }
 

@@ -140,6 +140,28 @@ pub struct RegionRecord {
     pub region: RegionId,
     /// When it was joined.
     pub joined: Timestamp,
+    /// What the place was found to offer then; none in records that are older than the question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offers: Option<Offers>,
+}
+
+/// What a place was found to offer beyond what every place does. For people and for comparing later; what counts is what the
+/// place answers now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offers {
+    /// Whether objects can be locked until a time.
+    pub locks: bool,
+    /// Whether objects can be held without an end.
+    pub holds: bool,
+    /// Whether older versions of objects stay.
+    pub versions: bool,
+    /// Whether the place compares what it receives with a checksum.
+    pub checksums: bool,
+    /// The words of its tiers; empty where there is but one.
+    pub tiers: Vec<String>,
+    /// The mode of a lock that was tried and found to bind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<String>,
 }
 
 impl RegionRecord {
@@ -161,6 +183,18 @@ mod tests {
     fn descriptor() -> Descriptor {
         let id = RepositoryId::from_bytes([1; 16]);
         Descriptor::new(id, Suite::Standard, (131_072, 64 << 20), Timestamp(5), [4; 32])
+    }
+
+    #[test]
+    fn region_records_of_before_are_read() {
+        let text = format!("{{\"repository\":\"{0}\",\"region\":\"{0}\",\"joined\":5}}", "01".repeat(16));
+        let old = RegionRecord::decode(text.as_bytes()).unwrap();
+        assert_eq!(old.offers, None);
+        assert_eq!(String::from_utf8(old.encode()).unwrap(), text, "and written as they were");
+        let tiers = vec!["hot".to_owned()];
+        let offers = Offers { locks: true, holds: false, versions: true, checksums: false, tiers, bound: None };
+        let new = RegionRecord { offers: Some(offers), ..old };
+        assert_eq!(RegionRecord::decode(&new.encode()).unwrap(), new);
     }
 
     #[test]

@@ -41,6 +41,15 @@ pub enum ObjectName {
     Committed(SourceUid, SnapshotId, SessionId),
     /// `meta/<source>/snap/<snapshot>.<session>.deleted`: the session's tombstone.
     Tombstone(SourceUid, SnapshotId, SessionId),
+    /// `meta/<source>/hold/<snapshot>.<id>`: why the snapshot must not be deleted.
+    Hold {
+        /// The source.
+        source: SourceUid,
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// Distinguishes several holds on one snapshot.
+        hold: Uid,
+    },
     /// `meta/<source>/lost/<session>-<no>.<run>`: chunks of a pack that no region has whole.
     Lost {
         /// The source.
@@ -142,6 +151,10 @@ impl ObjectName {
                 };
                 Some(ObjectName::Moved { source: id(source)?, kind, pack: pack(name)?, mover: id(mover)? })
             }
+            ["meta", source, "hold", name] => {
+                let (snapshot, hold) = name.split_once('.')?;
+                Some(ObjectName::Hold { source: id(source)?, snapshot: id(snapshot)?, hold: id(hold)? })
+            }
             ["meta", source, "lost", name] => {
                 let (what, run) = name.split_once('.')?;
                 Some(ObjectName::Lost { source: id(source)?, pack: pack(what)?, run: id(run)? })
@@ -189,6 +202,7 @@ impl ObjectName {
             | ObjectName::Register(source, ..)
             | ObjectName::Committed(source, ..)
             | ObjectName::Tombstone(source, ..)
+            | ObjectName::Hold { source, .. }
             | ObjectName::Lost { source, .. }
             | ObjectName::Moved { source, .. }
             | ObjectName::GcPlan(source, _)
@@ -247,6 +261,7 @@ impl fmt::Display for ObjectName {
             ObjectName::Tombstone(source, snapshot, session) => {
                 write!(f, "meta/{source}/snap/{snapshot}.{session}.deleted")
             }
+            ObjectName::Hold { source, snapshot, hold } => write!(f, "meta/{source}/hold/{snapshot}.{hold}"),
             ObjectName::Lost { source, pack, run } => write!(f, "meta/{source}/lost/{pack}.{run}"),
             ObjectName::Moved { source, kind, pack, mover } => {
                 write!(f, "meta/{source}/moved/{}-{pack}.{mover}", word(*kind))
@@ -363,6 +378,7 @@ mod tests {
             ObjectName::Committed(source, snapshot, session),
             ObjectName::Audit(Uid(b)),
             ObjectName::Tombstone(source, snapshot, session),
+            ObjectName::Hold { source, snapshot, hold: Uid(b) },
             ObjectName::Lost { source, pack, run: session },
             ObjectName::Moved { source, kind: KeyKind::Content, pack, mover: session },
             ObjectName::Moved { source, kind: KeyKind::Structure, pack, mover: session },

@@ -37,7 +37,7 @@ pub enum RecordKind {
     GcPlan,
     /// Chunks that were read back and found whole.
     Verified,
-    /// What must not be deleted; reserved.
+    /// Why a snapshot must not be deleted.
     Hold,
     /// Proof of something that was done to the repository as a whole.
     Audit,

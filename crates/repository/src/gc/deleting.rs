@@ -20,14 +20,16 @@ use crate::format::ObjectName;
 const AT_ONCE: usize = 32;
 
 impl Everywhere<'_> {
-    /// Deletes the packs of which nothing is needed. Content comes first in the list.
+    /// Deletes the packs of which nothing is needed. Content comes first in the list. Answers the sessions of packs that
+    /// locks and holds keep.
     pub(super) async fn delete_packs(
         &self,
         verdicts: VerdictReader,
         pace: &mut Pace,
         report: &mut GcReport,
-    ) -> Result<(), Stop> {
+    ) -> Result<BTreeSet<SessionId>, Stop> {
         let mut verdicts = verdicts;
+        let mut waits = BTreeSet::new();
         loop {
             let mut some = Vec::new();
             for verdict in verdicts.by_ref().take(AT_ONCE) {
@@ -37,31 +39,38 @@ impl Everywhere<'_> {
                 }
             }
             if some.is_empty() {
-                return Ok(());
+                return Ok(waits);
             }
             self.go_on()?;
-            let deletes = some.iter().map(|pack| async {
-                self.delete(&ObjectName::of_pack(self.source, pack.kind, pack.pack)).await?;
-                Ok::<_, Stop>(pack.size)
+            let releases = some.iter().map(|pack| async move {
+                let name = ObjectName::of_pack(self.source, pack.kind, pack.pack);
+                Ok::<_, Stop>((pack, self.release(&name).await?))
             });
-            for size in futures::future::join_all(deletes).await {
-                report.deleted.add(size?);
+            for released in futures::future::join_all(releases).await {
+                match released? {
+                    (pack, None) => report.deleted.add(pack.size),
+                    (pack, Some(kept)) => {
+                        report.waiting.add(pack.size, kept);
+                        waits.insert(pack.pack.session);
+                    }
+                }
             }
         }
     }
 
-    /// Deletes what else is left of sessions and runs. `kept` are the sessions of which some pack stays.
+    /// Deletes what else is left of sessions and runs. `kept` are the sessions of which some pack stays, `waits` those of
+    /// which one only waits for its lock to end.
     pub(super) async fn delete_records(
         &self,
         census: &Census,
         marked: &Marked,
-        kept: &BTreeSet<SessionId>,
+        (kept, waits): (&BTreeSet<SessionId>, &BTreeSet<SessionId>),
         pace: &mut Pace,
         report: &mut GcReport,
     ) -> Result<(), Stop> {
         self.moved_records(census, kept, pace, report).await?;
         let pinned: BTreeSet<SessionId> = marked.pins.bases.iter().map(|base| base.session).collect();
-        for session in census.tombs.keys().filter(|session| !pinned.contains(session)) {
+        for session in census.tombs.keys().filter(|session| !pinned.contains(session) && !waits.contains(session)) {
             let Some(register) = census.registers.get(session) else { continue };
             // A fence is short, stays, and goes on telling the session what became of it.
             let manifests = matches!(self.standing(*session, register).await?, super::census::Standing::Committed(..));
@@ -164,8 +173,10 @@ impl Everywhere<'_> {
     async fn remove(&self, name: &ObjectName, size: u64, pace: &mut Pace, report: &mut GcReport) -> Result<(), Stop> {
         self.go_on()?;
         pace.take(1).await;
-        self.delete(name).await?;
-        report.records.add(size);
+        match self.release(name).await? {
+            None => report.records.add(size),
+            Some(kept) => report.waiting.add(size, kept),
+        }
         Ok(())
     }
 }

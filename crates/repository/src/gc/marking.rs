@@ -100,6 +100,7 @@ impl Everywhere<'_> {
                 pins.sessions.insert(*session);
             }
         }
+        pins.bases.extend(self.held(census).await?);
         for base in pins.bases.clone() {
             if !census.tombs.contains_key(&base.session) {
                 continue;

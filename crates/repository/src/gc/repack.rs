@@ -72,7 +72,12 @@ impl<'a> Moving<'a> {
         let mut moved = Vec::new();
         for (pack, ranges) in batch {
             all.go_on()?;
-            match self.frames_of(&pack, ranges).await? {
+            // What is moved out of a pack that cannot go would be moved again and again.
+            let frames = match all.kept(&ObjectName::of_pack(all.source, pack.kind, pack.pack)).await? {
+                Some(_) => None,
+                None => self.frames_of(&pack, ranges).await?,
+            };
+            match frames {
                 Some(frames) => {
                     for frame in frames {
                         packs.add(pack.kind, frame).await?;
@@ -101,8 +106,13 @@ impl<'a> Moving<'a> {
         for pack in moved {
             all.go_on()?;
             deletes.take(1).await;
-            all.delete(&ObjectName::of_pack(all.source, pack.kind, pack.pack)).await?;
-            self.report.repacked.add(pack.size);
+            match all.release(&ObjectName::of_pack(all.source, pack.kind, pack.pack)).await? {
+                None => self.report.repacked.add(pack.size),
+                Some(locked) => {
+                    self.report.waiting.add(pack.size, locked);
+                    kept.insert(pack.pack.session);
+                }
+            }
         }
         all.delete(&plan).await
     }

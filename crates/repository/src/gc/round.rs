@@ -77,14 +77,16 @@ impl Everywhere<'_> {
         let mut deletes = Pace::new(options.deletes_per_second);
         let mut kept: BTreeSet<SessionId> =
             swept.kept.iter().chain(&marked.unclear).chain(&marked.pins.sessions).copied().collect();
+        let mut waits = BTreeSet::new();
         if swept.delete.objects > 0 {
             let plan = self.plan(self.repository.new_session(), &swept).await?;
-            self.delete_packs(verdicts.deletes, &mut deletes, report).await?;
+            waits = self.delete_packs(verdicts.deletes, &mut deletes, report).await?;
+            kept.extend(&waits);
             self.delete(&plan).await?;
         }
         let moving = super::repack::Moving::new(self, options, report);
         moving.all(verdicts.repacks, &swept, &mut kept, &mut deletes).await?;
-        self.delete_records(&census, &marked, &kept, &mut deletes, report).await
+        self.delete_records(&census, &marked, (&kept, &waits), &mut deletes, report).await
     }
 
     /// Writes down what the run is about to do; answers under which name.
@@ -107,7 +109,7 @@ impl Everywhere<'_> {
         }
     }
 
-    async fn sweep(
+    pub(super) async fn sweep(
         &self,
         census: &Census,
         marked: &Marked,

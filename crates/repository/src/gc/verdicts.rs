@@ -85,6 +85,11 @@ impl Iterator for VerdictReader {
 }
 
 impl VerdictReader {
+    /// Begins again with the first.
+    pub(super) fn rewind(&mut self) -> io::Result<()> {
+        self.input.rewind()
+    }
+
     fn rest(&mut self, [kind]: [u8; 1]) -> io::Result<Verdict> {
         let kind = KeyKind::from_byte(kind).map_err(io::Error::other)?;
         let session = SessionId::from_bytes(self.array()?);

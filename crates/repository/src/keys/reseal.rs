@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use breakwater_core::{Chain, SessionId, SourceUid};
-use breakwater_storage::Payload;
+use breakwater_storage::{Payload, StorageErrorKind};
 use bytes::Bytes;
 
 use crate::error::{Cause, RepositoryError, Trouble};
@@ -27,6 +27,8 @@ pub struct Resealed {
     pub written: u64,
     /// Records deleted, in all regions.
     pub deleted: u64,
+    /// Records of before that are locked, in all regions.
+    pub locked: u64,
     /// Where something is left to do. Running it again finishes it.
     pub behind: Vec<Cause>,
 }
@@ -131,7 +133,7 @@ impl Repository {
             match created {
                 Ok(()) => done.written += 1,
                 // Another run was faster; what it wrote is judged below.
-                Err(Trouble::Storage(error)) if error.kind == breakwater_storage::StorageErrorKind::AlreadyExists => {}
+                Err(Trouble::Storage(error)) if error.kind == StorageErrorKind::AlreadyExists => {}
                 Err(trouble) => return Err(trouble),
             }
         }
@@ -139,8 +141,12 @@ impl Repository {
         let keys = self.decode_session_keys(source, session, wanted, &found)?;
         self.unseal_session(source, &keys).map_err(|error| Trouble::Unusable(Chain(&error).to_string()))?;
         for name in records.keys().filter(|name| *name != wanted && holds(name)) {
-            within(CALL_DEADLINE, storage.delete(&name.to_string())).await?;
-            done.deleted += 1;
+            match within(CALL_DEADLINE, storage.delete(&name.to_string())).await {
+                Ok(()) => done.deleted += 1,
+                // The key that opens it is gone; it goes itself when this is run after its lock has ended.
+                Err(Trouble::Storage(error)) if error.kind == StorageErrorKind::Locked => done.locked += 1,
+                Err(trouble) => return Err(trouble),
+            }
         }
         Ok(())
     }

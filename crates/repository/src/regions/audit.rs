@@ -47,7 +47,7 @@ fn prefixes(source: SourceUid) -> Vec<String> {
     let meta = |kind: &str| format!("meta/{source}/{kind}");
     let mut all = ["source", "keys/", "open/", "stream/", "history/", "pack/"].map(meta).to_vec();
     all.push(format!("data/{source}/"));
-    all.extend(["moved/", "tail/", "gc/", "snap/"].map(meta));
+    all.extend(["moved/", "tail/", "gc/", "hold/", "snap/"].map(meta));
     all
 }
 

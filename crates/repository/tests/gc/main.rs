@@ -6,7 +6,12 @@
 #[path = "../repository/lab.rs"]
 mod lab;
 
+mod calendar;
 mod campaign;
 mod deletion;
+mod holds;
 mod kills;
+mod locks;
+mod renewal;
+mod tiers;
 mod world;

@@ -34,7 +34,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new(regions: usize) -> World {
-        World { lab: Lab::new(regions).await, taken: Vec::new(), next: 1 }
+        World::of(Lab::new(regions).await)
+    }
+
+    pub(crate) fn of(lab: Lab) -> World {
+        World { lab, taken: Vec::new(), next: 1 }
     }
 
     /// A backup of `files` up to its commit, that refers to what `base` has.

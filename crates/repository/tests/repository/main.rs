@@ -5,6 +5,7 @@
 mod campaign;
 mod create;
 mod damage;
+mod keeping;
 mod keys;
 mod lab;
 mod packs;

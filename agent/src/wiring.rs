@@ -11,10 +11,10 @@ use breakwater_engine_postgres::wal::{SegmentSize, WalFileName};
 use breakwater_engine_postgres::{PostgresEngine, PostgresRestorer, PostgresSettings, Protect};
 use breakwater_engine_sqlite::{SqliteEngine, SqliteRestorer, SqliteSettings};
 use breakwater_storage::Places;
-use breakwater_storage_sftp::SftpProvider;
 use breakwater_storage_azure::AzureProvider;
 use breakwater_storage_gcs::GcsProvider;
 use breakwater_storage_s3::S3Provider;
+use breakwater_storage_sftp::SftpProvider;
 use serde::Deserialize;
 
 use crate::error::AgentError;

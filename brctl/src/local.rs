@@ -182,10 +182,14 @@ async fn make_repository(
         private(keys)?;
         let arguments: Vec<String> = regions.iter().map(|(name, url)| format!("{name}={url}")).collect();
         let [writer, restore, recovery] = &paths;
-        make(&arguments, &Policies::default(), 1, CreateOptions::default(), &[writer, restore, recovery]).await.map_err(|failure| {
-            failure
-                .hint(format!("an earlier first start was interrupted: remove {} and start again", directory.display()))
-        })?;
+        make(&arguments, &Policies::default(), 1, CreateOptions::default(), &[writer, restore, recovery])
+            .await
+            .map_err(|failure| {
+                failure.hint(format!(
+                    "an earlier first start was interrupted: remove {} and start again",
+                    directory.display()
+                ))
+            })?;
     }
     Ok((!declared(keys).exists()).then_some(regions))
 }

@@ -96,9 +96,9 @@ impl v1::RepositoryWork {
             Some(Work::Hold(spec)) => &spec.snapshot,
             Some(Work::Locks(spec)) => &spec.snapshot,
             None
-            | Some(
-                Work::Check(_) | Work::Gc(_) | Work::Repair(_) | Work::Usage(_) | Work::Renew(_) | Work::Tier(_),
-            ) => "",
+            | Some(Work::Check(_) | Work::Gc(_) | Work::Repair(_) | Work::Usage(_) | Work::Renew(_) | Work::Tier(_)) => {
+                ""
+            }
         }
     }
 }

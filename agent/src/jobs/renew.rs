@@ -44,7 +44,8 @@ pub(super) async fn renew(place: &Workplace) -> Result<Vec<RegionRenewal>, Agent
         let region = place.repository.regions().iter().find(|region| region.id() == Some(*id));
         region.and_then(|region| region.policy().lock).map(|lock| format!("{} {}", lock.mode, lock.days))
     };
-    let still = |(id, one): (&RegionId, &Renewed)| (policy(id).as_ref() == Some(&one.policy)).then_some((*id, one.begun));
+    let still =
+        |(id, one): (&RegionId, &Renewed)| (policy(id).as_ref() == Some(&one.policy)).then_some((*id, one.begun));
     let options = RenewalOptions {
         since: known.iter().filter_map(still).collect(),
         scratch: Some(place.scratch.clone()),

@@ -40,10 +40,8 @@ pub(super) async fn perform(place: &Workplace, spec: &v1::TierSpec) -> Result<Ou
             place.name
         )));
     }
-    let troubles: Vec<String> = runs
-        .iter()
-        .filter_map(|run| Some(format!("region {}: {}", run.region, run.trouble.as_ref()?)))
-        .collect();
+    let troubles: Vec<String> =
+        runs.iter().filter_map(|run| Some(format!("region {}: {}", run.region, run.trouble.as_ref()?))).collect();
     let rows: Vec<Value> = runs.iter().map(row).collect();
     let summary = json!({ "dry_run": spec.dry_run, "regions": rows });
     if place.cancel.is_cancelled() {

@@ -112,9 +112,8 @@ pub async fn ready(request: &RestoreRequest) -> Result<(), AgentError> {
 
 fn refusal(plan: &ThawPlan) -> AgentError {
     let regions = plan.regions.iter().map(|one| {
-        let wait = expected_wait(&one.scheme, ThawSpeed::Standard).map(|(from, to)| {
-            format!(", which usually takes {} to {}", in_words(from), in_words(to))
-        });
+        let wait = expected_wait(&one.scheme, ThawSpeed::Standard)
+            .map(|(from, to)| format!(", which usually takes {} to {}", in_words(from), in_words(to)));
         format!(
             "{} objects of {} in region {} must be thawed first{}",
             one.figure.objects,

@@ -30,7 +30,8 @@ impl Policies {
             policies.slot(name).lock = Some(LockPolicy { mode, days });
         }
         for text in tiers {
-            let slip = |why: String| Failure::usage(format!("--tier {text}: {why}")).hint("NAME=TIER, like west=archive");
+            let slip =
+                |why: String| Failure::usage(format!("--tier {text}: {why}")).hint("NAME=TIER, like west=archive");
             let (name, tier) = text.split_once('=').ok_or_else(|| slip("it names no region".to_owned()))?;
             policies.slot(name).tier = tier.parse::<Tier>().map_err(|error| slip(error.to_string()))?;
         }
@@ -89,7 +90,9 @@ mod tests {
             ])
         );
         assert!(policies.refuse_strangers(["east"].into_iter()).unwrap_err().message().contains("`west`"));
-        for (lock, tier) in [("east", "w=hot"), ("east=compliance", "w=hot"), ("east=firm:9", "w=hot"), ("e=governance:9", "w=x")] {
+        for (lock, tier) in
+            [("east", "w=hot"), ("east=compliance", "w=hot"), ("east=firm:9", "w=hot"), ("e=governance:9", "w=x")]
+        {
             assert_eq!(Policies::parse(&text(lock), &text(tier)).unwrap_err().code(), 2, "{lock} {tier}");
         }
     }

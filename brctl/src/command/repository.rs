@@ -279,10 +279,12 @@ mod tests {
         let read = breakwater_controller::objects::document::parse(&text, &namespace).unwrap();
         assert_eq!(read[0].name.as_str(), "main");
 
-        let again = make(&regions, &Policies::default(), 1, CreateOptions::default(), &keys).await.map(|_| ()).unwrap_err();
+        let again =
+            make(&regions, &Policies::default(), 1, CreateOptions::default(), &keys).await.map(|_| ()).unwrap_err();
         assert!(again.code() == 4 && again.message().contains("writer.json"), "{again}");
         let others = [&path("w2"), &path("k2"), &path("r2key")];
-        let occupied = make(&regions, &Policies::default(), 1, CreateOptions::default(), &others).await.map(|_| ()).unwrap_err();
+        let occupied =
+            make(&regions, &Policies::default(), 1, CreateOptions::default(), &others).await.map(|_| ()).unwrap_err();
         assert!(occupied.code() == 4, "{occupied}");
         assert!(!path("w2").exists(), "no key of a repository that was not made");
     }
@@ -294,7 +296,10 @@ mod tests {
         let region = format!("one={}", path("r1").display());
         let (w, k, r) = (path("w"), path("k"), path("r"));
         let check = async |regions: &[String], commit: u32, keys: [&PathBuf; 3], code: u8| {
-            let error = make(regions, &Policies::default(), commit, CreateOptions::default(), &keys).await.map(|_| ()).unwrap_err();
+            let error = make(regions, &Policies::default(), commit, CreateOptions::default(), &keys)
+                .await
+                .map(|_| ())
+                .unwrap_err();
             assert_eq!(error.code(), code, "{error}");
             assert!(!path("r1").exists());
         };

@@ -8,9 +8,10 @@ mod speed;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use breakwater_core::ErrorClass;
-use breakwater_core::PlaceUrl;
-use breakwater_storage::{Features, Operation, Record, Storage, conformance, probe};
+use breakwater_core::{ErrorClass, PlaceUrl};
+use breakwater_runtime::SystemClock;
+use breakwater_storage::meter::Requests;
+use breakwater_storage::{Features, Meter, Storage, conformance, probe};
 use serde_json::{Value, json};
 
 use crate::args::repository::{StorageCheckArgs, StorageCommand};
@@ -29,17 +30,6 @@ const CHECKS: Listing = Listing {
     name: "/check",
     empty: "nothing was checked",
 };
-
-/// The operations whose requests are counted, each with its name in the report.
-const COUNTED: [(Operation, &str); 7] = [
-    (Operation::Create, "puts"),
-    (Operation::Get, "gets"),
-    (Operation::GetRange, "ranged_gets"),
-    (Operation::GetTail, "tail_gets"),
-    (Operation::Head, "looks"),
-    (Operation::List, "lists"),
-    (Operation::Delete, "deletes"),
-];
 
 pub(super) async fn run(desk: &Desk, command: StorageCommand) -> Ended {
     match command {
@@ -89,9 +79,9 @@ async fn rows(scratch: &Scratch, args: &StorageCheckArgs) -> Result<(Vec<Value>,
     note("offers", features.map(|features| offers(&features)).map_err(Failure::from));
     note("conformance", conforms(scratch, args.extras).await);
     if code == 0 {
-        let record = Record::counting(scratch.open("speed").await?.backend());
-        rows.extend(speed::measure(&Storage::new(Arc::new(record.clone())), args.size).await?);
-        rows.push(requests(&record));
+        let meter = Meter::new(scratch.open("speed").await?.backend(), Arc::new(SystemClock));
+        rows.extend(speed::measure(&Storage::new(Arc::new(meter.clone())), args.size).await?);
+        rows.push(requests(meter.figures().requests()));
     }
     Ok((rows, code))
 }
@@ -149,15 +139,16 @@ async fn conforms(scratch: &Scratch, extras: bool) -> Result<String, Failure> {
     }
 }
 
-/// What the measurement asked of the place.
-fn requests(record: &Record) -> Value {
-    let counts = COUNTED.map(|(operation, name)| (name, record.count(operation).calls));
-    let said: Vec<String> =
-        counts.iter().filter(|(_, calls)| *calls > 0).map(|(name, calls)| format!("{calls} {name}")).collect();
-    let mut row =
-        json!({"check": "requests", "state": "ok", "detail": format!("the speed test made {}", said.join(", "))});
-    for (name, calls) in counts {
-        row[name] = Value::from(calls);
-    }
-    row
+/// What the measurement asked of the place, as providers bill it.
+fn requests(asked: Requests) -> Value {
+    let Requests { writes, lists, reads, deletes } = asked;
+    json!({
+        "check": "requests",
+        "state": "ok",
+        "detail": format!("the speed test made {writes} writes, {reads} reads, {lists} lists, {deletes} deletes"),
+        "writes": writes,
+        "reads": reads,
+        "lists": lists,
+        "deletes": deletes,
+    })
 }

@@ -166,6 +166,7 @@ impl Story {
             mode: "manual".to_owned(),
             request_id: String::new(),
             compression: String::new(),
+            uploads: 0,
         };
         let jobs = client.call(client.operator().run_backup(request)).await?.jobs;
         let job = self.follow(jobs).await?;

@@ -370,8 +370,7 @@ async fn try_promises(place: &Place, clock: &dyn Clock, entropy: &dyn Entropy) -
         }
         Err(trouble) => return Err(failed(place, trouble)),
     };
-    let features =
-        within(CALL_DEADLINE, place.storage.features()).await.map_err(|trouble| failed(place, trouble))?;
+    let features = within(CALL_DEADLINE, place.storage.features()).await.map_err(|trouble| failed(place, trouble))?;
     let tiers = std::iter::once(place.policy.tier).chain(place.policy.moves.iter().map(|one| one.tier));
     for tier in tiers.filter(|tier| *tier != Tier::Hot) {
         if !features.tiers.contains(&tier) {

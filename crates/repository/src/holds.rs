@@ -106,7 +106,10 @@ impl Repository {
         });
         let behind: Vec<Cause> = futures::future::join_all(puts).await.into_iter().flatten().collect();
         if behind.len() == self.regions().len() {
-            return Err(RepositoryError::Unreadable { name: format!("the hold of snapshot {snapshot}"), causes: behind });
+            return Err(RepositoryError::Unreadable {
+                name: format!("the hold of snapshot {snapshot}"),
+                causes: behind,
+            });
         }
         // Whoever deletes looks for holds before: one of the two sees the other, or the collection keeps the packs.
         self.refuse_buried(source, snapshot).await?;

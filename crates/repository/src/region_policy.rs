@@ -210,7 +210,8 @@ mod tests {
 
     #[test]
     fn data_grows_colder_with_age() {
-        let moves = vec![TierMove { after_days: 30, tier: Tier::Cold }, TierMove { after_days: 90, tier: Tier::Archive }];
+        let moves =
+            vec![TierMove { after_days: 30, tier: Tier::Cold }, TierMove { after_days: 90, tier: Tier::Archive }];
         let policy = RegionPolicy { tier: Tier::Warm, lock: None, moves };
         policy.check("east").unwrap();
         let tier = |days: u64| policy.tier_after(Duration::from_secs(days * 24 * 3600));
@@ -219,7 +220,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_refused_by_name() {
-        let lock = |days| RegionPolicy { lock: Some(LockPolicy { mode: LockMode::Governance, days }), ..Default::default() };
+        let lock =
+            |days| RegionPolicy { lock: Some(LockPolicy { mode: LockMode::Governance, days }), ..Default::default() };
         for policy in [lock(0), lock(DAYS_MAX + 1)] {
             assert!(policy.check("east").unwrap_err().to_string().contains("region `east`: a lock lasts"));
         }
@@ -227,7 +229,9 @@ mod tests {
             moves: moves.iter().map(|(after_days, tier)| TierMove { after_days: *after_days, tier: *tier }).collect(),
             ..Default::default()
         };
-        for policy in [moves(&[(30, Tier::Hot)]), moves(&[(0, Tier::Cold)]), moves(&[(9, Tier::Cold), (8, Tier::Archive)])] {
+        for policy in
+            [moves(&[(30, Tier::Hot)]), moves(&[(0, Tier::Cold)]), moves(&[(9, Tier::Cold), (8, Tier::Archive)])]
+        {
             assert!(policy.check("east").unwrap_err().to_string().contains("ever colder"), "{policy:?}");
         }
     }

@@ -49,7 +49,8 @@ impl Repository {
         for region in self.regions() {
             if regions.is_empty() || regions.iter().any(|name| name == region.name()) {
                 let looked = look(region, &needed, self.now()).await;
-                let failed = |trouble: Trouble| SnapshotLocks { trouble: Some(trouble.to_string()), ..Default::default() };
+                let failed =
+                    |trouble: Trouble| SnapshotLocks { trouble: Some(trouble.to_string()), ..Default::default() };
                 all.push(SnapshotLocks { region: region.name().to_owned(), ..looked.unwrap_or_else(failed) });
             }
         }

@@ -105,10 +105,12 @@ impl Repository {
         if !archives {
             return Ok(plan);
         }
-        let needed = self.followed(order, source, needed, |key| views.iter().any(|(_, view)| view.contains_key(key))).await?;
+        let needed =
+            self.followed(order, source, needed, |key| views.iter().any(|(_, view)| view.contains_key(key))).await?;
         for name in needed.iter().filter(|name| tier_for(name, Tier::Archive) != Tier::Hot) {
             let key = name.to_string();
-            let found = |wanted| views.iter().position(|(_, view)| view.get(&key).is_some_and(|(state, _)| *state == wanted));
+            let found =
+                |wanted| views.iter().position(|(_, view)| view.get(&key).is_some_and(|(state, _)| *state == wanted));
             let size = views.iter().find_map(|(_, view)| view.get(&key)).map_or(0, |(_, size)| *size);
             if found(Availability::Ready).is_some() {
                 plan.ready.add(size);

@@ -99,9 +99,8 @@ impl Repository {
             )));
         }
         let mut needed = BTreeSet::new();
-        let newer = |one: &&crate::SnapshotSummary| {
-            one.consistent_at >= since && one.status == SnapshotStatus::Committed
-        };
+        let newer =
+            |one: &&crate::SnapshotSummary| one.consistent_at >= since && one.status == SnapshotStatus::Committed;
         for one in list.snapshots.iter().filter(newer) {
             let manifest = self.manifest(&order, source, one.id, one.session).await?;
             needed.extend(self.packs_of(&order, &manifest).await?);

@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_longer_of_lock_and_policy_keeps() {
-        let kept = |json| object(json).kept_until().unwrap().to_string();
+        let kept = |json: &str| object(json).kept_until().unwrap().to_string();
         let lock = r#""retention":{"mode":"Locked","retainUntilTime":"2027-01-02T00:00:00Z"}"#;
         assert_eq!(kept(&format!("{{{lock}}}")), "2027-01-02T00:00:00.000000Z");
         let longer = kept(&format!(r#"{{{lock},"retentionExpirationTime":"2027-01-03T00:00:00Z"}}"#));

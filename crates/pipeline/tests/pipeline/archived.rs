@@ -26,7 +26,8 @@ async fn a_pack_that_is_archived_comes_from_where_it_is_not() {
     let manifest = lab.backup(FakeSession::new(&tree)).await.manifest;
     assert!(lab.set.drained(Duration::from_secs(20)).await);
     archive(&lab, "r0").await;
-    let asked = lab.faults[0].add(Rule::on(Operation::GetRange).prefix("data/"), breakwater_storage::Effect::Delay(Duration::ZERO));
+    let asked = lab.faults[0]
+        .add(Rule::on(Operation::GetRange).prefix("data/"), breakwater_storage::Effect::Delay(Duration::ZERO));
     let (restored, report) = lab.restore(&manifest).await;
     assert_eq!(restored, tree);
     assert!(report.damage.is_empty(), "an archive is no damage: {:?}", report.damage);

@@ -233,7 +233,8 @@ impl CheckError {
 
     /// Whether the object would have to be thawed first.
     pub(crate) fn is_archived(&self) -> bool {
-        let archived = |trouble: &Trouble| matches!(trouble, Trouble::Storage(error) if error.kind == StorageErrorKind::Archived);
+        let archived =
+            |trouble: &Trouble| matches!(trouble, Trouble::Storage(error) if error.kind == StorageErrorKind::Archived);
         match self {
             CheckError::Trouble(trouble) => archived(trouble),
             CheckError::Repository(RepositoryError::Unreadable { causes, .. }) => {

@@ -88,7 +88,9 @@ impl Everywhere<'_> {
         };
         let held: BTreeSet<_> = names.objects.keys().filter_map(snapshot).collect();
         let of_held = census.registers.iter().filter(|(_, register)| held.contains(&register.snapshot));
-        Ok(of_held.map(|(session, register)| SnapshotSession { snapshot: register.snapshot, session: *session }).collect())
+        Ok(of_held
+            .map(|(session, register)| SnapshotSession { snapshot: register.snapshot, session: *session })
+            .collect())
     }
 }
 

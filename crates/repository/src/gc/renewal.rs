@@ -21,8 +21,8 @@ use super::everywhere::{Everywhere, Stop};
 use super::sweep::Verdict;
 use super::verdicts::VerdictReader;
 use crate::error::{RepositoryError, Trouble};
-use crate::format::pack::{KeyKind, PackId};
 use crate::format::ObjectName;
+use crate::format::pack::{KeyKind, PackId};
 use crate::region::{CALL_DEADLINE, READ_DEADLINE, Region, within};
 use crate::region_policy::{LockPolicy, is_locked};
 use crate::repository::Repository;
@@ -177,7 +177,8 @@ impl Run<'_> {
         cancel: &CancellationToken,
     ) -> Result<(), RepositoryError> {
         for folder in ["source", "keys/", "snap/", "stream/", "history/", "moved/", "gc/"] {
-            let needed = |name: &ObjectName| session_of(name).is_none_or(|session| !garbage.sessions.contains(&session));
+            let needed =
+                |name: &ObjectName| session_of(name).is_none_or(|session| !garbage.sessions.contains(&session));
             self.prefix(renewal, &format!("meta/{source}/{folder}"), cancel, needed).await;
         }
         self.prefix(renewal, &ObjectName::data_prefix(source, "log"), cancel, |_| true).await;
@@ -246,12 +247,7 @@ impl Run<'_> {
         }
     }
 
-    async fn touch(
-        &self,
-        lock: LockPolicy,
-        begun: Timestamp,
-        meta: ObjectMeta,
-    ) -> Result<Touched, (String, Trouble)> {
+    async fn touch(&self, lock: LockPolicy, begun: Timestamp, meta: ObjectMeta) -> Result<Touched, (String, Trouble)> {
         let touching = async {
             let (storage, mut touched) = (self.region.ready().await?, Touched::default());
             let due = match self.since.filter(|since| meta.modified <= *since) {
@@ -323,7 +319,9 @@ impl Doomed<'_> {
                 Some(head) if head < wanted => self.head = None,
                 Some(head) => return head == wanted,
                 None => match self.packs.as_mut().and_then(|packs| packs.next()) {
-                    Some(Ok(Verdict::Delete(pack) | Verdict::Repack(pack, _))) => self.head = Some((pack.kind, pack.pack)),
+                    Some(Ok(Verdict::Delete(pack) | Verdict::Repack(pack, _))) => {
+                        self.head = Some((pack.kind, pack.pack))
+                    }
                     // Without a list nothing is garbage.
                     Some(Err(_)) | None => {
                         self.packs = None;

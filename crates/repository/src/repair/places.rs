@@ -31,8 +31,7 @@ pub(super) async fn mend(repository: &Repository, side: &mut Side, dry_run: bool
             // The id that it had is taken where it is known; else it is joined anew under another.
             let id = side.region.id();
             let region = id.unwrap_or_else(|| RegionId::v7(repository.now(), repository.entropy().as_ref()));
-            let record =
-                RegionRecord { repository: repository.id(), region, joined: repository.now(), offers: None };
+            let record = RegionRecord { repository: repository.id(), region, joined: repository.now(), offers: None };
             Bytes::from(record.encode())
         }
     };

@@ -188,7 +188,8 @@ async fn play(seed: u64, steps: usize) {
                         let of = (taken.snapshot, taken.session);
                         let only = std::slice::from_ref(&renewal.region);
                         let locks = world.lab.repository.snapshot_locks(SOURCE, of, only).await.unwrap();
-                        let left = locks[0].until.unwrap_or_else(|| panic!("seed {seed}: not all is locked: {locks:?}"));
+                        let left =
+                            locks[0].until.unwrap_or_else(|| panic!("seed {seed}: not all is locked: {locks:?}"));
                         assert!(left.micros_since(now) > renewal.lock.half_micros() * 3 / 4, "seed {seed}: {locks:?}");
                     }
                 }

@@ -10,7 +10,10 @@ use crate::calendar::{locked, world};
 use crate::lab::SOURCE;
 use crate::world::files;
 
-async fn renew(repository: &Repository, since: &BTreeMap<breakwater_core::RegionId, breakwater_core::Timestamp>) -> Vec<RegionRenewal> {
+async fn renew(
+    repository: &Repository,
+    since: &BTreeMap<breakwater_core::RegionId, breakwater_core::Timestamp>,
+) -> Vec<RegionRenewal> {
     let options = RenewalOptions { since: since.clone(), ..RenewalOptions::default() };
     repository.renew_locks(&options).await.unwrap()
 }

@@ -41,7 +41,10 @@ async fn only_old_data_moves_once_and_only_to_colder_tiers() {
     assert!(moved.iter().all(|(key, _)| key.starts_with("data/")), "{moved:?}");
     assert!(tiers(&world, 1).await.iter().all(|(_, tier)| *tier == Tier::Hot));
     assert_eq!(repository.move_tiers(&options).await.unwrap()[0].moved.objects, 0, "again is nothing");
-    assert_eq!(repository.move_tiers(&cold(0, Tier::Warm)).await.unwrap()[0].moved.objects, runs[0].seen.objects - moved.len() as u64);
+    assert_eq!(
+        repository.move_tiers(&cold(0, Tier::Warm)).await.unwrap()[0].moved.objects,
+        runs[0].seen.objects - moved.len() as u64
+    );
     world.check().await;
 }
 

@@ -89,7 +89,9 @@ fn place(storage: Storage, policy: RegionPolicy) -> Place {
 }
 
 async fn create(place: Place) -> Result<Repository, RepositoryError> {
-    Repository::create(vec![place], CreateOptions::default(), clock(), entropy()).await.map(|created| created.repository)
+    Repository::create(vec![place], CreateOptions::default(), clock(), entropy())
+        .await
+        .map(|created| created.repository)
 }
 
 async fn names(storage: &Storage) -> Vec<String> {
@@ -104,7 +106,10 @@ async fn what_a_place_offers_is_tried_and_recorded() {
     let record = RegionRecord::decode(&storage.get("repo/region").await.unwrap()).unwrap();
     let offers = record.offers.unwrap();
     assert!(offers.locks && offers.holds && offers.versions && offers.checksums);
-    assert_eq!((offers.tiers, offers.bound.as_deref()), (vec!["hot".to_owned(), "cold".to_owned()], Some("compliance")));
+    assert_eq!(
+        (offers.tiers, offers.bound.as_deref()),
+        (vec!["hot".to_owned(), "cold".to_owned()], Some("compliance"))
+    );
     for name in names(&storage).await {
         let answer = storage.delete(&name).await;
         let signs = name == "repo/region" || name == "repo/descriptor" || name.starts_with("repo/probe-");

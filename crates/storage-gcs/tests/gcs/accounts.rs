@@ -1,9 +1,5 @@
 //! Who asks: every kind of credentials, what a writer needs, and what is said when something is wrong with them.
 
-#![allow(clippy::unwrap_used, reason = "a failed test may panic anywhere")]
-
-mod shared;
-
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,7 +7,8 @@ use breakwater_core::Chain;
 use breakwater_storage::{Payload, StorageError, StorageErrorKind as Kind, Tier};
 use breakwater_testkit::gcs::{BucketSettings, Grant};
 use futures::TryStreamExt as _;
-use shared::{BUCKET, Service};
+
+use crate::service::{BUCKET, Service};
 
 fn said<T: std::fmt::Debug>(result: Result<T, StorageError>) -> (Kind, String) {
     let error = result.unwrap_err();

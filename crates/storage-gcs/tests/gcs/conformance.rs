@@ -1,15 +1,12 @@
 //! The promises of a place on the strict service: in a plain bucket, in one that keeps versions, in one with locks, and where
 //! pages and moves come in small parts.
 
-#![allow(clippy::unwrap_used, reason = "a failed test may panic anywhere")]
-
-mod shared;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use breakwater_storage::conformance;
 use breakwater_testkit::gcs::{BucketSettings, Grant};
-use shared::{BUCKET, Service};
+
+use crate::service::{BUCKET, Service};
 
 async fn conforms(settings: BucketSettings, below: &str) {
     let service = Service::start(BucketSettings::default()).await;

@@ -1,16 +1,13 @@
 //! Random operations on the strict service and on a naive model of it, over keys that are hard to put into URLs and to sort.
 
-#![allow(clippy::unwrap_used, reason = "a failed test may panic anywhere")]
-
-mod shared;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use breakwater_storage::{Storage, StorageErrorKind as Kind, Tier};
 use breakwater_testkit::gcs::BucketSettings;
 use futures::TryStreamExt as _;
 use proptest::prelude::*;
-use shared::{BUCKET, Service};
+
+use crate::service::{BUCKET, Service};
 
 const KEYS: [&str; 14] = [
     "a",

@@ -1,9 +1,5 @@
 //! What each operation asks of the service, and what it makes of what goes wrong.
 
-#![allow(clippy::unwrap_used, reason = "a failed test may panic anywhere")]
-
-mod shared;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +7,15 @@ use breakwater_core::{Chain, Clock as _, Timestamp};
 use breakwater_runtime::{RetryPolicy, SystemClock, SystemEntropy};
 use breakwater_storage::conformance::pattern;
 use breakwater_storage::{
-    Features, LockMode, Payload, Placement, Protection, Retention, Storage, StorageError, StorageErrorKind as Kind,
-    Thaw, ThawSpeed, Tier,
+    Features, LockMode, Payload, Placement, Protection, Retention, Retry, Storage, StorageError,
+    StorageErrorKind as Kind, Thaw, ThawSpeed, Tier,
 };
 use breakwater_storage_gcs::SINGLE_BYTES_MAX;
 use breakwater_testkit::gcs::{BucketSettings, Fault, Grant};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use shared::{BUCKET, Service};
+
+use crate::service::{BUCKET, Service};
 
 fn plain() -> BucketSettings {
     BucketSettings::default()
@@ -40,7 +37,7 @@ fn kind<T: std::fmt::Debug>(result: Result<T, StorageError>, words: &[&str]) -> 
 
 fn retrying(storage: &Storage) -> Storage {
     let policy = RetryPolicy::new(4, Duration::from_micros(10), Duration::from_millis(1));
-    storage.with_retry(policy, Arc::new(SystemEntropy))
+    storage.decorated(|inner| Arc::new(Retry::new(inner, policy, Arc::new(SystemEntropy))))
 }
 
 fn lock_for(mode: LockMode, seconds: i64) -> Retention {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use azure_core::http::headers::{AUTHORIZATION, HeaderName, Headers, MS_DATE};
+use azure_core::http::headers::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, Headers, MS_DATE};
 use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{Context, Request, Url};
 use azure_core::time::{OffsetDateTime, to_rfc7231};
@@ -69,6 +69,10 @@ impl Policy for SharedKey {
         let seconds = self.clock.now().as_micros().div_euclid(1_000_000);
         let now = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         request.insert_header(MS_DATE, to_rfc7231(&now));
+        // The length is signed, so it must be said here where the SDK leaves it to the HTTP library.
+        if let Some(length) = request.body().len().filter(|length| *length > 0) {
+            request.insert_header(CONTENT_LENGTH, length.to_string());
+        }
         let signed = self.authorization(request.method().as_ref(), request.url(), request.headers());
         request.insert_header(AUTHORIZATION, signed);
         next[0].send(context, request, &next[1..]).await

@@ -59,6 +59,12 @@ impl Answer {
 
     /// An error as the service words it.
     pub(crate) fn error(status: u16, code: &str) -> Answer {
+        Answer::detailed(status, code, "")
+    }
+
+    /// The same with the detail that it has for requests which it cannot authenticate.
+    pub(crate) fn detailed(status: u16, code: &str, detail: &str) -> Answer {
+        let detail = format!("<AuthenticationErrorDetail>{detail}</AuthenticationErrorDetail>");
         let body = format!(
             "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>About {code}.\nRequestId:1</Message></Error>"
         );
@@ -262,7 +268,7 @@ fn policy(request: &Request) -> Result<Option<(String, OffsetDateTime)>, Answer>
     let until = request.header("x-ms-immutability-policy-until-date");
     let (mode, until) = match (mode, until) {
         (None, None) => return Ok(None),
-        (Some(mode @ ("Locked" | "Unlocked")), Some(until)) => (mode, until),
+        (Some(mode @ ("locked" | "unlocked")), Some(until)) => (mode, until),
         _ => return Err(Answer::error(400, "InvalidHeaderValue")),
     };
     match parse_rfc7231(until) {
@@ -325,7 +331,7 @@ fn read(state: &State, request: &Request) -> Answer {
     }
     if let Some((mode, until)) = &version.policy {
         answer = answer
-            .with("x-ms-immutability-policy-mode", mode.to_lowercase())
+            .with("x-ms-immutability-policy-mode", mode)
             .with("x-ms-immutability-policy-until-date", to_rfc7231(until));
     }
     if request.method == "HEAD" {
@@ -387,7 +393,7 @@ fn set(version: &mut Version, change: &str, request: &Request) -> Answer {
                 Err(refused) => return refused,
             };
             let weakens = |(mode, until): &(String, OffsetDateTime)| {
-                mode == "Locked" && (wanted.0 != "Locked" || wanted.1 < *until)
+                mode == "locked" && (wanted.0 != "locked" || wanted.1 < *until)
             };
             if version.policy.as_ref().is_some_and(weakens) {
                 return Answer::error(409, "ImmutabilityPolicyCannotBeWeakened");

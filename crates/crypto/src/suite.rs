@@ -3,6 +3,7 @@
 //! The AEADs are those of aws-lc: twice (ChaCha20-Poly1305) and six times (AES-256-GCM) as fast as the portable ones. The
 //! portable ones stay in the tests, which have both agree.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -210,10 +211,9 @@ pub struct ChunkId(pub [u8; 32]);
 
 impl fmt::Display for ChunkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.0 {
-            write!(f, "{byte:02x}")?;
-        }
-        Ok(())
+        let mut digits = [0; 64];
+        hex::encode_to_slice(self.0, &mut digits).map_err(|_| fmt::Error)?;
+        f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -231,9 +231,11 @@ impl Serialize for ChunkId {
 
 impl<'de> Deserialize<'de> for ChunkId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        #[derive(Deserialize)]
+        struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+        let text = Text::deserialize(deserializer)?.0;
         let mut bytes = [0; 32];
-        hex::decode_to_slice(&text, &mut bytes)
+        hex::decode_to_slice(text.as_bytes(), &mut bytes)
             .map_err(|_| serde::de::Error::custom("a chunk id is 64 hexadecimal digits"))?;
         Ok(ChunkId(bytes))
     }

@@ -1,14 +1,26 @@
 //! Paths inside a tree: bytes written as printable ASCII, and the promise that a path stays inside the target.
 
+use std::borrow::Cow;
+
 use super::FormatError;
 
 const WHAT: &str = "tree path";
 
 /// The printable form of `path`: bytes outside printable ASCII, and `%`, become `%XX`.
 pub fn escape(path: &[u8]) -> String {
+    escaped(path).into_owned()
+}
+
+/// The same; most paths are printable as they are.
+pub(super) fn escaped(path: &[u8]) -> Cow<'_, str> {
+    if path.iter().all(|byte| is_plain(*byte))
+        && let Ok(text) = std::str::from_utf8(path)
+    {
+        return Cow::Borrowed(text);
+    }
     let mut text = String::with_capacity(path.len());
     for byte in path {
-        if matches!(byte, b' '..=b'~') && *byte != b'%' {
+        if is_plain(*byte) {
             text.push(char::from(*byte));
         } else {
             text.push('%');
@@ -17,11 +29,19 @@ pub fn escape(path: &[u8]) -> String {
             }
         }
     }
-    text
+    Cow::Owned(text)
+}
+
+/// Whether the byte stands for itself.
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'%'
 }
 
 /// The bytes that `text` stands for.
 pub fn unescape(text: &str) -> Result<Vec<u8>, FormatError> {
+    if text.bytes().all(is_plain) {
+        return Ok(text.as_bytes().to_vec());
+    }
     let bad = || FormatError::damaged(WHAT, format!("`{}` is not escaped as paths are", text.escape_default()));
     let mut path = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -79,7 +99,9 @@ impl PathOrder {
         if is_link {
             self.links.push(path.to_vec());
         }
-        self.last = Some(path.to_vec());
+        let last = self.last.get_or_insert_default();
+        last.clear();
+        last.extend_from_slice(path);
         Ok(())
     }
 }

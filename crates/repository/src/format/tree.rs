@@ -3,7 +3,6 @@
 mod line;
 
 use breakwater_core::{Attributes, DeviceNumber, Timestamp};
-use serde::{Deserialize, Serialize};
 
 use super::path::{PathOrder, check, escape};
 use super::{FormatError, FrameLocation};
@@ -76,10 +75,9 @@ pub enum TreeKind {
 }
 
 /// Some extents of one leaf.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeafRef {
     /// The leaf.
-    #[serde(flatten)]
     pub leaf: FrameLocation,
     /// Index of the first extent in the leaf.
     pub first: u32,
@@ -191,7 +189,8 @@ impl TreeDecoder {
         };
         let mut entries = Vec::new();
         for line in lines.split(|byte| *byte == b'\n') {
-            let line: Line = serde_json::from_slice(line).map_err(|source| FormatError::Json { what: WHAT, source })?;
+            let line: Line<'_> =
+                serde_json::from_slice(line).map_err(|source| FormatError::Json { what: WHAT, source })?;
             let entry = line.entry()?;
             entry.check()?;
             self.order.next(&entry.path, matches!(entry.kind, TreeKind::Symlink { .. }))?;

@@ -20,7 +20,7 @@ use crate::format::pack::KeyKind;
 use crate::format::record::RecordKind;
 use crate::format::tombstone::{Tombstone, Was};
 use crate::format::tree::LeafRef;
-use crate::format::{Class, FormatError, ObjectName};
+use crate::format::{Class, FormatError, FrameLocation, ObjectName};
 use crate::frames::FrameReader;
 use crate::repository::Repository;
 use crate::session::commit::{RegisterValue, read_register};
@@ -348,14 +348,37 @@ fn summaries(found: BTreeMap<(SnapshotId, SessionId), Found>, deleted: &BTreeSet
 
 /// The extents of a file that one leaf lists.
 pub async fn leaf_extents(frames: &FrameReader, reference: &LeafRef) -> Result<Vec<Extent>, RepositoryError> {
-    let pack = reference.leaf.pack;
-    let content = frames.read(KeyKind::Structure, Class::Leaf, pack, &[reference.leaf]).await?;
-    let content = content.into_iter().next().unwrap_or_default();
-    let damaged = |source| RepositoryError::format(format!("leaf {}", reference.leaf.id), source);
-    let extents = leaf::decode(&content).map_err(damaged)?;
-    let start = reference.first as usize;
-    let end = start.saturating_add(reference.count as usize);
-    let part = extents.get(start..end);
-    part.map(<[Extent]>::to_vec)
-        .ok_or_else(|| damaged(FormatError::damaged("leaf", "it does not have the extents that the tree names")))
+    Leaves::default().extents(frames, reference).await
+}
+
+/// Leaves read one after the other; neighbouring files often share one, which is read once.
+#[derive(Debug, Default)]
+pub(crate) struct Leaves {
+    recent: Option<(FrameLocation, Vec<Extent>)>,
+}
+
+impl Leaves {
+    /// The extents of a file that one leaf lists.
+    pub(crate) async fn extents(
+        &mut self,
+        frames: &FrameReader,
+        reference: &LeafRef,
+    ) -> Result<Vec<Extent>, RepositoryError> {
+        let location = reference.leaf;
+        let damaged = |source| RepositoryError::format(format!("leaf {}", location.id), source);
+        let recent = match self.recent.take().filter(|(known, _)| *known == location) {
+            Some(recent) => recent,
+            None => {
+                let content = frames.read(KeyKind::Structure, Class::Leaf, location.pack, &[location]).await?;
+                let content = content.into_iter().next().unwrap_or_default();
+                (location, leaf::decode(&content).map_err(damaged)?)
+            }
+        };
+        let (_, extents) = self.recent.insert(recent);
+        let start = reference.first as usize;
+        let end = start.saturating_add(reference.count as usize);
+        let part = extents.get(start..end);
+        part.map(<[Extent]>::to_vec)
+            .ok_or_else(|| damaged(FormatError::damaged("leaf", "it does not have the extents that the tree names")))
+    }
 }

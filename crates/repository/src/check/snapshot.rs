@@ -17,7 +17,7 @@ use crate::format::tree::{LeafRef, TreeEntry, TreeKind};
 use crate::format::{Class, FormatError, FrameLocation, ObjectName, PackId};
 use crate::frames::FrameReader;
 use crate::repository::Repository;
-use crate::snapshots::{ReferenceReader, TreeReader, leaf_extents};
+use crate::snapshots::{Leaves, ReferenceReader, TreeReader};
 
 /// Footers kept in memory.
 const FOOTERS_MAX: usize = 128;
@@ -37,6 +37,7 @@ pub(super) struct Walk {
     packs: PackTables,
     /// Leaves that were followed for an earlier manifest or file, with the damaged packs that they need.
     leaves: HashMap<(ChunkId, PackId, u32), Vec<PackId>>,
+    reading: Leaves,
     /// What the manifest at hand lists as needed.
     needs: Option<Needs>,
 }
@@ -54,6 +55,7 @@ impl Walk {
             keys: BTreeSet::new(),
             packs: PackTables::default(),
             leaves: HashMap::new(),
+            reading: Leaves::default(),
             needs: None,
         }
     }
@@ -186,7 +188,7 @@ impl Walk {
         report: &mut RegionReport,
         blamed: &mut BTreeSet<PackId>,
     ) -> Result<u64, Problem> {
-        let extents = leaf_extents(&self.frames, leaf).await?;
+        let extents = self.reading.extents(&self.frames, leaf).await?;
         let total = extents.iter().map(|extent| u64::from(extent.plain())).sum();
         for (_, location) in extents.iter().flat_map(|extent| extent.frames(whole)) {
             self.expect_listed(name, KeyKind::Content, location, report);

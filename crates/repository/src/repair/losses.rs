@@ -17,7 +17,7 @@ use crate::format::tree::{TreeEntry, TreeKind};
 use crate::format::{Class, FrameLocation, ObjectName, PackId, path};
 use crate::frames::FrameReader;
 use crate::repository::Repository;
-use crate::snapshots::{SnapshotStatus, TreeReader, leaf_extents};
+use crate::snapshots::{Leaves, SnapshotStatus, TreeReader};
 
 /// Packs whose frames are remembered.
 const PACKS_MAX: usize = 256;
@@ -87,7 +87,8 @@ pub(super) async fn find(repository: &Repository, source: SourceUid, read_data: 
         losses.uncertain.get_or_insert(format!("`{name}`: {}", Chain(error)));
     }
     let frames = FrameReader::new(repository, source, order);
-    let mut walk = Walk { repository, source, frames, read_data, packs: HashMap::new(), age: VecDeque::new() };
+    let (reading, packs, age) = (Leaves::default(), HashMap::new(), VecDeque::new());
+    let mut walk = Walk { repository, source, frames, reading, read_data, packs, age };
     for one in list.snapshots.iter().filter(|one| one.status != SnapshotStatus::Deleted) {
         walk.follow(one.id, one.session, &mut losses).await;
     }
@@ -98,6 +99,7 @@ struct Walk<'a> {
     repository: &'a Repository,
     source: SourceUid,
     frames: FrameReader,
+    reading: Leaves,
     read_data: bool,
     packs: HashMap<PackId, PackState>,
     age: VecDeque<PackId>,
@@ -152,7 +154,7 @@ impl Walk<'_> {
         let path = || Some(path::escape(&entry.path));
         let mut named = false;
         for leaf in leaves {
-            let extents = match leaf_extents(&self.frames, leaf).await {
+            let extents = match self.reading.extents(&self.frames, leaf).await {
                 Ok(extents) => extents,
                 Err(error) => {
                     let pack = ObjectName::StructurePack(self.source, leaf.leaf.pack).to_string();

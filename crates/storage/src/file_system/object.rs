@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 
 use breakwater_core::Timestamp;
 use bytes::Bytes;
@@ -80,11 +79,17 @@ fn missing(errno: Errno) -> Failure {
 
 fn read_at(file: &File, start: u64, length: u64) -> Result<Bytes, Failure> {
     let length = usize::try_from(length).map_err(|error| Failure::because(StorageErrorKind::Invalid, error))?;
-    let mut buffer = vec![0; length];
-    file.read_exact_at(&mut buffer, start).map_err(|error| match error.kind() {
-        // The size was read a moment ago, and objects never change.
-        std::io::ErrorKind::UnexpectedEof => Failure::because(StorageErrorKind::Corrupt, "the object became shorter"),
-        _ => error.into(),
-    })?;
+    // Filled by the kernel alone: zeros first would be one more pass over everything that is ever read.
+    let mut buffer = Vec::with_capacity(length);
+    while buffer.len() < length {
+        let at = start + buffer.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut buffer), at) {
+            // The size was read a moment ago, and objects never change.
+            Ok(0) => return Err(Failure::because(StorageErrorKind::Corrupt, "the object became shorter")),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    buffer.truncate(length);
     Ok(buffer.into())
 }

@@ -43,34 +43,43 @@ impl<'a> Listing<'a> {
         Listing { context, base, queue, batch: Vec::new(), weight: 0 }
     }
 
-    /// Puts every entry of the engine into the queue. Ends early, without an error, when nobody takes from it any more.
+    /// Puts every entry of the engine into the queue, and has the engine list on meanwhile. Ends early, without an error, when
+    /// nobody takes from it any more.
     pub(crate) async fn list(mut self, engine: &mut dyn BackupSession) -> Result<(), PipelineError> {
+        let context = self.context;
+        let mut entries = Vec::new();
         loop {
-            let entries = tokio::select! {
-                biased;
-                () = self.context.stop.set() => return Err(PipelineError::Cancelled),
-                entries = engine.next_entries(ENTRIES) => entries.map_err(PipelineError::engine("listing the source's entries"))?,
+            let listing = async {
+                tokio::join!(biased; engine.next_entries(ENTRIES), self.entries(std::mem::take(&mut entries)))
             };
+            let (next, taken) = tokio::select! {
+                biased;
+                () = context.stop.set() => return Err(PipelineError::Cancelled),
+                listed = listing => listed,
+            };
+            entries = next.map_err(PipelineError::engine("listing the source's entries"))?;
+            if taken.is_err() {
+                return Ok(());
+            }
             if entries.is_empty() {
                 drop(self.flush().await);
                 return Ok(());
-            }
-            for entry in entries {
-                if self.entry(entry).await.is_err() {
-                    return Ok(());
-                }
             }
         }
     }
 
     /// Puts these entries into the queue.
     pub(crate) async fn all(mut self, entries: Vec<Entry>) {
-        for entry in entries {
-            if self.entry(entry).await.is_err() {
-                return;
-            }
+        if self.entries(entries).await.is_ok() {
+            drop(self.flush().await);
         }
-        drop(self.flush().await);
+    }
+
+    async fn entries(&mut self, entries: Vec<Entry>) -> Result<(), NobodyTakes> {
+        for entry in entries {
+            self.entry(entry).await?;
+        }
+        Ok(())
     }
 
     async fn entry(&mut self, entry: Entry) -> Result<(), NobodyTakes> {
@@ -104,9 +113,6 @@ impl<'a> Listing<'a> {
 
     async fn file(&mut self, meta: Meta, mut content: Content) -> Result<(), NobodyTakes> {
         let chunked = content.chunking == Chunking::ContentDefined;
-        if chunked {
-            self.context.know_the_base().await;
-        }
         let extent_size = if chunked { 0 } else { self.context.extent_size };
         let mut in_base = self.base.file(&meta.path, extent_size).await;
         content.kept = in_base.as_ref().is_some_and(|file| {
@@ -134,12 +140,18 @@ impl<'a> Listing<'a> {
                 content.base_leaves = file.leaves();
             }
         }
+        if chunked && !content.kept {
+            self.context.know_the_base().await;
+        }
         let weight = if content.kept { content.base.len() as u64 * 128 } else { content.listed };
         self.push(Item { meta, content: Some(content) }, weight).await
     }
 
     async fn large(&mut self, meta: Meta, content: Content, in_base: Option<BaseFile>) -> Result<(), NobodyTakes> {
         self.flush().await?;
+        if content.chunking == Chunking::ContentDefined && !content.kept {
+            self.context.know_the_base().await;
+        }
         let stretches = self.stretches(&content, in_base.as_ref());
         let claims = match (&content.changed, content.kept, content.chunking) {
             (None, false, Chunking::Extents) => content.listed.div_ceil(self.context.extent_size.into()),

@@ -59,11 +59,6 @@ impl References {
         References::with_limit(scratch, WAITING)
     }
 
-    /// None, and no place for any.
-    pub(crate) fn none() -> References {
-        References::new(Path::new(""))
-    }
-
     fn with_limit(scratch: &Path, limit: usize) -> References {
         References { scratch: scratch.to_owned(), waiting: Vec::new(), limit, levels: Vec::new() }
     }

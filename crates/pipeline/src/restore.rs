@@ -219,6 +219,7 @@ impl Source {
             target,
             budget: job.budget.clone(),
             parallel,
+            near: Arc::new(Semaphore::new(2 * lanes)),
             lanes,
             opening: Arc::new(Semaphore::new(lanes)),
             openers: Arc::default(),

@@ -11,7 +11,7 @@ use breakwater_repository::format::pack::PackKey;
 use breakwater_repository::{Class, PackId};
 use breakwater_runtime::ByteBudget;
 use futures::{StreamExt, TryStreamExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,6 +39,9 @@ pub(crate) struct Fetcher {
     pub(crate) budget: ByteBudget,
     /// Ranges that may be on their way at once; the budget limits them too.
     pub(crate) parallel: usize,
+    /// Of those from a near region, so many: two for each thread. What was fetched is opened while it is still in the
+    /// processor's cache.
+    pub(crate) near: Arc<Semaphore>,
     /// Threads that open and write at once.
     pub(crate) lanes: usize,
     /// Their turns.
@@ -194,6 +197,10 @@ async fn fetch(job: Arc<Writing>, index: usize) -> Result<(), PipelineError> {
     let largest = job.planned.needs.get(needs.clone()).unwrap_or_default().iter().map(|need| need.extent);
     let largest = largest.filter_map(|extent| job.planned.destinations.get(extent as usize));
     let largest = largest.map(|destination| u64::from(destination.location.plain)).max().unwrap_or(0);
+    let _near = match fetcher.content.supply.is_near() {
+        true => Some(turn(&fetcher.near).await?),
+        false => None,
+    };
     // Ciphertext, and room for one chunk after compression was undone.
     let permit = fetcher.budget.acquire(range.end - range.start + largest).await;
     let (damaged, region) = match fetcher.content.fetch(pack, range.clone()).await {
@@ -236,14 +243,18 @@ async fn fetch(job: Arc<Writing>, index: usize) -> Result<(), PipelineError> {
 /// Opens and writes all that one range serves, when a thread is free for it. Answers the destinations whose frames are
 /// damaged, and why.
 async fn write(job: &Arc<Writing>, index: usize, fetched: Fetched) -> Result<Vec<(usize, String)>, PipelineError> {
-    let opening = Arc::clone(&job.fetcher.opening).acquire_owned().await;
-    let opening = opening.map_err(|_| PipelineError::Defect("the turns of a restore are gone".to_owned()))?;
+    let opening = turn(&job.fetcher.opening).await?;
     let here = Arc::clone(job);
     let writing = job.fetcher.blocking(move || {
         let _turn = opening;
         here.write_range(index, fetched)
     });
     writing.await
+}
+
+async fn turn(turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, PipelineError> {
+    let turn = Arc::clone(turns).acquire_owned().await;
+    turn.map_err(|_| PipelineError::Defect("the turns of a restore are gone".to_owned()))
 }
 
 /// Classes in which content comes.

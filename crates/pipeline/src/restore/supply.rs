@@ -32,6 +32,8 @@ const HEDGE_FACTOR: f64 = 4.0;
 const HEDGE_LEAST: Duration = Duration::from_millis(750);
 /// Reads up to this size tell of latency, larger ones of throughput.
 const SMALL: u64 = 4096;
+/// A region that answers a small read sooner is near.
+const NEAR: f64 = 0.003;
 /// Packs whose trouble is remembered.
 const PACKS_MAX: usize = 1 << 16;
 
@@ -59,6 +61,10 @@ impl Pace {
             return 0.0;
         }
         self.latency.unwrap_or(0.0) + self.rate.map_or(0.0, |rate| bytes as f64 / rate)
+    }
+
+    fn is_near(&self, now: Instant) -> bool {
+        self.is_fresh(now) && self.failed.is_none() && self.latency.is_some_and(|seconds| seconds < NEAR)
     }
 
     fn observe(&mut self, bytes: u64, seconds: f64, now: Instant) {
@@ -114,6 +120,11 @@ impl Supply {
 
     pub(crate) fn count(&self) -> usize {
         self.regions.len()
+    }
+
+    /// Whether the region that comes first answers so soon that few reads on their way are enough.
+    pub(crate) fn is_near(&self) -> bool {
+        self.state().paces.first().is_some_and(|pace| pace.is_near(Instant::now()))
     }
 
     /// Notes bytes that became part of the restore.
@@ -319,5 +330,8 @@ mod tests {
         assert_eq!(pace.expected(1 << 20, later), 0.0);
         pace.observe(1 << 20, 1.0, later);
         assert!((pace.expected(1 << 20, later) - 1.0).abs() < 1e-6, "the old figures are gone");
+        assert!(!pace.is_near(later), "large reads say nothing of latency");
+        pace.observe(128, 0.0005, later);
+        assert!(pace.is_near(later) && !pace.is_near(later + MEASURED_FOR + Duration::from_secs(1)));
     }
 }

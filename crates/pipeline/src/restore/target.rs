@@ -2,18 +2,19 @@
 //!
 //! Invariant: no call of this file creates or changes anything outside the target, whatever path it is given: paths are
 //! checked, directories are opened beneath the target without following links, and the last part is never followed. A file
-//! has its right name only when it is complete: until then it lies beside it under a name of ours.
+//! has its right name only when it is complete: until then it has none, or lies beside it under a name of ours.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use breakwater_crypto::{Secret, Suite};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::attributes::{Dresser, Metadata};
@@ -24,6 +25,9 @@ use crate::PipelineError;
 
 /// Directories held open.
 const DIRECTORIES_MAX: usize = 64;
+
+/// Where open files have paths.
+const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// How names of unfinished files begin; 24 hex digits follow.
 const WORKING: &[u8] = b".restoring-";
@@ -42,6 +46,8 @@ pub(crate) struct Target {
     pub(crate) existing: bool,
     /// A directory that holds something may go for what is none.
     pub(crate) may_delete: bool,
+    /// Files without names can be made here, and named; false as soon as it is known that they cannot.
+    makes_nameless: AtomicBool,
     namer: Namer,
     directories: Mutex<HashMap<Vec<u8>, Arc<OwnedFd>>>,
 }
@@ -61,9 +67,10 @@ impl Target {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
         let durability = Durability::of(&root);
-        let directories = Mutex::default();
-        let path = path.to_owned();
-        Ok(Target { path, root, dresser, durability, existing, may_delete: false, namer, directories })
+        // What lies at a path in a target that held something may have to be replaced, and only a rename does that at once.
+        let makes_nameless = AtomicBool::new(!existing && Path::new(DESCRIPTORS).is_dir());
+        let (path, may_delete, directories) = (path.to_owned(), false, Mutex::default());
+        Ok(Target { path, root, dresser, durability, existing, may_delete, makes_nameless, namer, directories })
     }
 
     /// Bytes free for us where `path` is, or will be.
@@ -111,7 +118,7 @@ impl Target {
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-        let by_path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&place));
+        let by_path = format!("{DESCRIPTORS}/{}", place.as_raw_fd());
         let mode = Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o700);
         rustix::fs::chmod(by_path.as_str(), mode).inspect_err(|_| {
             tracing::debug!(path = %path.escape_ascii(), "a directory cannot be made writable");
@@ -132,6 +139,29 @@ impl Target {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
         file.map(File::from).map_err(|error| self.failed("creating", path, error))
+    }
+
+    /// Creates a file without a name, for one that is written in one visit; none where such files cannot be made or named.
+    pub(crate) fn create_nameless(&self, parent: &OwnedFd, path: &[u8]) -> Result<Option<File>, PipelineError> {
+        if !self.makes_nameless.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        match rustix::fs::openat(parent, ".", flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => Ok(Some(File::from(file))),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
+                self.makes_nameless.store(false, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(error) => Err(self.failed("creating", path, error)),
+        }
+    }
+
+    /// Gives a finished file without a name its right one, where nothing may be.
+    pub(crate) fn link_at(&self, file: &File, parent: &OwnedFd, to: &OsStr, path: &[u8]) -> Result<(), PipelineError> {
+        let by_path = format!("{DESCRIPTORS}/{}", file.as_raw_fd());
+        let linked = rustix::fs::linkat(CWD, by_path.as_str(), parent, to, AtFlags::SYMLINK_FOLLOW);
+        linked.map_err(|error| self.failed("naming", path, error))
     }
 
     /// Opens the unfinished file `name`, where there is one. What has that name and is none of ours, or has other names too,
@@ -441,6 +471,25 @@ mod tests {
         assert_eq!(std::fs::read(outside.path().join("mine")).unwrap(), b"keep");
         create(&target, b"b").unwrap();
         assert!(is_working_name(working.as_bytes()) && !is_working_name(b".restoring-x"));
+    }
+
+    #[test]
+    fn a_file_without_a_name_gets_one_where_nothing_is() {
+        let (outside, inside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let target = open(inside.path(), false);
+        let (root, name) = target.parent_of(b"a").unwrap();
+        let made = target.create_nameless(&root, b"a").unwrap();
+        let mut file = made.expect("the test's file system makes files without a name");
+        std::io::Write::write_all(&mut file, b"whole").unwrap();
+        assert_eq!(std::fs::read_dir(inside.path()).unwrap().count(), 0, "half of it can be seen");
+        target.link_at(&file, &root, &name, b"a").unwrap();
+        assert_eq!(std::fs::read(inside.path().join("a")).unwrap(), b"whole");
+        std::os::unix::fs::symlink(outside.path().join("new"), inside.path().join("link")).unwrap();
+        target.link_at(&file, &root, OsStr::new("link"), b"link").unwrap_err();
+        target.link_at(&file, &root, &name, b"a").unwrap_err();
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+        let replaces = open(inside.path(), true).create_nameless(&root, b"a").unwrap();
+        assert!(replaces.is_none(), "only a rename replaces what is there");
     }
 
     #[test]

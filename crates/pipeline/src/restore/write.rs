@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -168,13 +169,26 @@ impl Writing {
     fn lay_at_once(&self, file: &WindowFile, destination: &Destination, bytes: &[u8]) -> Result<(), PipelineError> {
         let target = &self.fetcher.target;
         let (parent, name) = target.parent_of(&file.path)?;
-        let working = target.working_name(&file.path);
-        let open = target.create_file(&parent, &working, &file.path)?;
+        // One that comes last has to be found again by its unfinished name.
+        let nameless = if file.last { None } else { target.create_nameless(&parent, &file.path)? };
+        let (open, working) = match nameless {
+            Some(open) => (open, None),
+            None => {
+                let working = target.working_name(&file.path);
+                (target.create_file(&parent, &working, &file.path)?, Some(working))
+            }
+        };
         self.write(&open, file, bytes, destination.offset, file.metadata.is_sparse())?;
         if file.size != destination.offset + bytes.len() as u64 || file.metadata.is_sparse() {
             self.resize(&open, file)?;
         }
-        self.dress(&open, file, &parent, &working, &name, true)
+        self.dress(&open, file, true)?;
+        match working {
+            None => target.link_at(&open, &parent, &name, &file.path)?,
+            Some(working) => self.rename(file, &parent, &working, &name)?,
+        }
+        self.fetcher.progress.entry(true);
+        Ok(())
     }
 
     fn write(
@@ -230,34 +244,30 @@ impl Writing {
         if !new {
             self.resize(open, file)?;
         }
-        self.dress(open, file, &parent, &working, &name, new)?;
+        self.dress(open, file, new)?;
+        self.rename(file, &parent, &working, &name)?;
+        self.fetcher.progress.entry(true);
         if let Some(finished) = self.finished.get(number as usize) {
             finished.store(true, Ordering::Release);
         }
         Ok(())
     }
 
-    fn dress(
-        &self,
-        open: &File,
-        file: &WindowFile,
-        parent: &std::os::fd::OwnedFd,
-        working: &OsStr,
-        name: &OsStr,
-        new: bool,
-    ) -> Result<(), PipelineError> {
+    fn dress(&self, open: &File, file: &WindowFile, new: bool) -> Result<(), PipelineError> {
         let target = &self.fetcher.target;
         let dressed = target.dresser.open(&file.path, open, &file.metadata, new);
         dressed.map_err(|error| target.failed("setting the attributes of", &file.path, error))?;
         let synced = target.durability.file(open);
-        synced.map_err(|error| PipelineError::io(format!("syncing {}", target.shown(&file.path)), error))?;
+        synced.map_err(|error| PipelineError::io(format!("syncing {}", target.shown(&file.path)), error))
+    }
+
+    /// Gives a finished file its right name, now or last.
+    fn rename(&self, file: &WindowFile, parent: &OwnedFd, working: &OsStr, name: &OsStr) -> Result<(), PipelineError> {
         if file.last {
             self.fetcher.last.lock().unwrap_or_else(PoisonError::into_inner).push(file.path.clone());
-        } else {
-            target.rename_at(parent, working, name, &file.path)?;
+            return Ok(());
         }
-        self.fetcher.progress.entry(true);
-        Ok(())
+        self.fetcher.target.rename_at(parent, working, name, &file.path)
     }
 }
 

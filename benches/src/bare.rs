@@ -3,7 +3,7 @@
 //! The loop uses the same crates, the same extent size and the same rule for files and fsync as the pipeline with one
 //! file-system region: output goes to files of 64 MiB, each synced with its directory when it is full.
 
-use std::fs::File;
+use std::fs::{File, FileTimes, Metadata};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -38,6 +38,8 @@ pub struct Sealed {
 /// What a storing run leaves for the reading run.
 #[derive(Debug, Default)]
 pub struct Stored {
+    /// Mode and times of the input files: whoever restores them has to put them back.
+    pub inputs: Vec<Metadata>,
     /// Files of output.
     pub files: Vec<PathBuf>,
     /// Extents in them.
@@ -88,7 +90,8 @@ pub fn read_and_name(suite: Suite, inputs: &[PathBuf], threads: usize) -> Result
 pub fn store(suite: Suite, inputs: &[PathBuf], output: &Path, threads: usize) -> Result<Stored> {
     let all = extents(inputs)?;
     let parts = in_threads(&all, threads, |thread, part| store_part(suite, inputs, output, thread, part))?;
-    let mut stored = Stored::default();
+    let looked_at = inputs.iter().map(std::fs::metadata).collect::<std::io::Result<_>>()?;
+    let mut stored = Stored { inputs: looked_at, ..Stored::default() };
     for mut part in parts {
         let base = stored.files.len();
         stored.files.append(&mut part.files);
@@ -152,10 +155,10 @@ fn finish(out: Option<(File, u64)>, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads, opens, decompresses, checks the names and writes everything into `output`, `threads` parts at once; syncs the
-/// file system at the end.
-pub fn bring_back(suite: Suite, stored: &Stored, inputs: usize, output: &Path, threads: usize) -> Result<()> {
-    let targets: Vec<PathBuf> = (0..inputs).map(|number| output.join(number.to_string())).collect();
+/// Reads, opens, decompresses, checks the names and writes everything into `output`, `threads` parts at once, gives each file
+/// its mode and times, as every restore has to, and syncs the file system at the end.
+pub fn bring_back(suite: Suite, stored: &Stored, output: &Path, threads: usize) -> Result<()> {
+    let targets: Vec<PathBuf> = (0..stored.inputs.len()).map(|number| output.join(number.to_string())).collect();
     // Numbers of extents count from 0 in every part, as the nonces did.
     let starts = stored.extents.iter().scan((usize::MAX, 0), |(thread, number), sealed| {
         let of = stored.files.get(sealed.file).and_then(|path| path.file_name()).and_then(|name| name.to_str());
@@ -185,16 +188,26 @@ pub fn bring_back(suite: Suite, stored: &Stored, inputs: usize, output: &Path, t
             anyhow::ensure!(same, "an extent came back changed");
             let (file, offset) = sealed.from;
             if target.as_ref().is_none_or(|(open, _)| *open != file) {
+                dress(target.take(), stored)?;
                 let path = targets.get(file).context("an extent of no file")?;
                 target = Some((file, File::options().write(true).create(true).truncate(false).open(path)?));
             }
             let (_, file) = target.as_ref().context("just opened")?;
             file.write_all_at(content, offset)?;
         }
-        Ok(())
+        dress(target, stored)
     })?;
     rustix::fs::syncfs(File::open(output)?)?;
     Ok(())
+}
+
+/// Mode and times of a file whose content is there.
+fn dress(target: Option<(usize, File)>, stored: &Stored) -> Result<()> {
+    let Some((number, file)) = target else { return Ok(()) };
+    let input = stored.inputs.get(number).context("an extent of no file")?;
+    file.set_permissions(input.permissions())?;
+    let time = input.modified()?;
+    Ok(file.set_times(FileTimes::new().set_accessed(time).set_modified(time))?)
 }
 
 /// The file read last.

@@ -20,9 +20,10 @@ pub struct Directory {
 impl Directory {
     /// The files directly in `root`.
     pub fn open(root: &Path) -> std::io::Result<Directory> {
-        let mut paths = std::fs::read_dir(root)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
-        paths.sort();
-        let entries = paths.iter().map(|path| entry(path)).collect::<std::io::Result<_>>()?;
+        let names = std::fs::read_dir(root)?.map(|entry| Ok(entry?.file_name()));
+        let mut names = names.collect::<std::io::Result<Vec<_>>>()?;
+        names.sort_unstable();
+        let entries = names.iter().map(|name| entry(&root.join(name))).collect::<std::io::Result<_>>()?;
         Ok(Directory { entries })
     }
 }

@@ -57,6 +57,8 @@ struct Arguments {
 enum Step {
     BareStore,
     Backup,
+    BareName,
+    Unchanged,
     BareBack,
     Restore,
 }
@@ -182,7 +184,7 @@ fn one_round(
     let stored = stored?;
     costs.bare_store.push(cost);
     let back = fresh("bare-back")?;
-    costs.bare_back.push(timed(|| bare::bring_back(suite, &stored, inputs.len(), &back, threads))?);
+    costs.bare_back.push(timed(|| bare::bring_back(suite, &stored, &back, threads))?);
     costs.stored = stored.bytes();
     std::fs::remove_dir_all(&back)?;
     std::fs::remove_dir_all(&output)?;
@@ -237,9 +239,9 @@ fn repeat(
         let (result, cost) = measure(|| match step {
             Step::BareStore => bare::store(suite, inputs, &fresh(format!("bare-{suite}-{round}"))?, threads).map(drop),
             Step::Backup => runtime.block_on(ours.backup(input, None, threads)).map(drop),
-            Step::BareBack => {
-                bare::bring_back(suite, &stored, inputs.len(), &fresh(format!("back-{suite}-{round}"))?, threads)
-            }
+            Step::BareName => bare::read_and_name(suite, inputs, threads),
+            Step::Unchanged => runtime.block_on(ours.backup(input, Some(&first), threads)).map(drop),
+            Step::BareBack => bare::bring_back(suite, &stored, &fresh(format!("back-{suite}-{round}"))?, threads),
             Step::Restore => runtime.block_on(ours.restore(&first, &place.join(format!("target-{suite}-{round}")))),
         });
         result?;

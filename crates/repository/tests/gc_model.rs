@@ -1,5 +1,5 @@
 //! An exhaustive model of deletion and garbage collection: a base snapshot, an old one of which only half is still needed,
-//! a writer, a dead session that may come back, two workers, and two regions.
+//! a writer, a dead session that may come back, two workers, and two regions; and a second source that leans on the first.
 //!
 //! Every step is one operation on one region, or one listing of one region. Every process may stop at any step, for a while
 //! or for good; a region that is away is one in which nothing happens for a while; a write may land long after it was sent.
@@ -7,7 +7,8 @@
 //!
 //! The steps mirror the code: `Look` is the end of `BackupSession::begin`; deletions and condemnations are
 //! `Repository::bury`; `Tombs`, `Bury`, `Opens`, `Registers` are `gc::census`; `Copy`, `Record`, `Decide` are `gc::repack`;
-//! `Delete` is `gc::deleting`. Open records of sessions that are committed in every region may be removed by anybody.
+//! `Delete` is `gc::deleting`; `Mark` is `session::leaning`, `Marks` is `gc::leaners`, `OtherTombs` the first step of
+//! `census_of_leaner`. Open records of sessions that are committed in every region may be removed by anybody.
 
 #[path = "gc_model/rules.rs"]
 mod rules;

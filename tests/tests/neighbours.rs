@@ -82,7 +82,7 @@ async fn the_second_of_two_equal_hosts_stores_next_to_nothing() -> Result<()> {
 
         // From the document alone as well.
         let read = fleet.target(&format!("{region}-read"));
-        let mut python = Command::new("python3");
+        let mut python = Command::new("/usr/bin/python3");
         let python =
             python.arg(&reader).arg(fleet.region(region).dir()).arg(&recovery).arg("restore").arg(&second).arg(&read);
         let said = python.output()?;

@@ -79,6 +79,7 @@ impl Files {
             attempt: Attempt(1),
             bases: base.iter().map(|base| SnapshotSession { snapshot: base.snapshot, session: base.session }).collect(),
             adopts: Vec::new(),
+            leans: Vec::new(),
         };
         let session = BackupSession::begin(&repository, &writer, SOURCE, intent).await?;
         let scratch = self.home.join("scratch");
@@ -97,6 +98,7 @@ impl Files {
             source: ManifestSource { uid: SOURCE, name: "bench".to_owned(), engine: "files".to_owned() },
             scheduled: None,
             base,
+            verified: Vec::new(),
             budget: ByteBudget::new(BUDGET),
             compression: Compression::default(),
             uploads: 0,

@@ -73,6 +73,7 @@ impl Ours {
                 .into_iter()
                 .collect(),
             adopts: Vec::new(),
+            leans: Vec::new(),
         };
         let session = BackupSession::begin(&self.writer, &writer, self.source, intent).await?;
         let job = BackupJob {
@@ -82,6 +83,7 @@ impl Ours {
             source: ManifestSource { uid: self.source, name: "bench".to_owned(), engine: "bench".to_owned() },
             scheduled: None,
             base: base.cloned(),
+            verified: Vec::new(),
             budget: ByteBudget::new(BUDGET),
             compression: breakwater_repository::format::codec::Compression::default(),
             uploads: 0,

@@ -9,8 +9,9 @@ from errors import Broken, need
 
 RECORD_KINDS = {
     1: "source", 2: "session keys", 3: "open", 4: "manifest", 5: "fence", 6: "stream claim", 7: "history",
-    8: "tombstone", 9: "moved", 10: "collection", 11: "verified chunks", 12: "hold", 13: "audit",
+    8: "tombstone", 9: "moved", 10: "collection", 11: "verified packs", 12: "hold", 13: "audit", 14: "lost", 15: "leaning",
 }
+FEATURES = {"verified-chunks"}
 
 
 def parse_json(text, what):
@@ -94,7 +95,7 @@ class Region:
             descriptor.get("format") == "breakwater-repository" and descriptor.get("version") == 1,
             "repo/descriptor: a format or version that this reader does not know",
         )
-        unknown = descriptor["features"]["read"]
+        unknown = sorted(set(descriptor["features"]["read"]) - FEATURES)
         need(not unknown, f"repo/descriptor: features that this reader does not know: {unknown}")
         self.suite = crypto.SUITES.get(descriptor["suite"])
         need(self.suite is not None, f"repo/descriptor: unknown suite: {descriptor['suite']}")

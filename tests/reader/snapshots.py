@@ -73,7 +73,8 @@ class Content:
 
     def __init__(self, region, manifest):
         self.region, self.manifest, self.source = region, manifest, manifest["source"]["uid"]
-        self.packs = PackCache(region, self.source)
+        self.homes = {session: one["source"] for one in manifest.get("leans", []) for session in one["sessions"]}
+        self.packs = {}
         self.leaves, self.needed = {}, {}
 
     def chunk(self, kind, reference, chunk_class):
@@ -84,8 +85,13 @@ class Content:
         if chunk_class != REFERENCES:
             frame = (reference["offset"], reference["offset"] + FRAME_HEADER + reference["stored"])
             self.needed.setdefault((kind, session, number), set()).add(frame)
-        pack, offset = self.packs.find(session, number, kind, reference["offset"])
+        pack, offset = self.packs_of(kind, session).find(session, number, kind, reference["offset"])
         return pack.chunk_at(offset, chunk_class, named)
+
+    def packs_of(self, kind, session):
+        """The packs of the source that the session belongs to: content may be another source's."""
+        source = self.homes.get(session, self.source) if kind == CONTENT else self.source
+        return self.packs.setdefault(source, PackCache(self.region, source))
 
     def structure(self, reference, chunk_class):
         return self.chunk(STRUCTURE, {**reference, "id": bytes.fromhex(reference["id"])}, chunk_class)

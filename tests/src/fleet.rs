@@ -33,6 +33,7 @@ pub struct Builder {
     etcd: Option<String>,
     env: Vec<(String, String)>,
     restore_key: bool,
+    verified_chunks: bool,
 }
 
 /// The programs at work, and where everything lies. Dropping it kills them and removes the directory.
@@ -93,6 +94,12 @@ impl Builder {
         self
     }
 
+    /// Lets sources lean on each other's chunks.
+    pub fn verified_chunks(mut self) -> Builder {
+        self.verified_chunks = true;
+        self
+    }
+
     /// Makes the repository, starts the controller and one agent, [`AGENT`], and declares the repository as `main`.
     pub async fn start(self) -> Result<Fleet> {
         let home = temp_dir("fleet")?;
@@ -122,7 +129,7 @@ impl Builder {
         let (env, restore_key) = (self.env, self.restore_key);
         let mut fleet = Fleet { controller, agents: BTreeMap::new(), brctl, regions, env, restore_key, port, home };
 
-        fleet.create_repository(self.commit).await?;
+        fleet.create_repository(self.commit, self.verified_chunks).await?;
         fleet.controller.start()?;
         fleet.controller_is_ready().await;
         fleet.add_agent(AGENT).await?;
@@ -143,6 +150,7 @@ impl Fleet {
             etcd: None,
             env: Vec::new(),
             restore_key: true,
+            verified_chunks: false,
         }
     }
 
@@ -196,8 +204,9 @@ impl Fleet {
         self.agents.get_mut(name).expect("the test names one of its agents")
     }
 
-    async fn create_repository(&self, commit: u32) -> Result<()> {
+    async fn create_repository(&self, commit: u32, verified_chunks: bool) -> Result<()> {
         let mut words = vec!["repository".to_owned(), "create".to_owned(), format!("--commit={commit}")];
+        words.extend(verified_chunks.then(|| "--verified-chunks".to_owned()));
         words.extend(self.regions.iter().map(|region| format!("--region={}={}", region.name(), region.url())));
         for (flag, kind) in [("writer-key-out", "writer"), ("key-out", "restore"), ("recovery-key-out", "recovery")] {
             words.push(format!("--{flag}={}", self.key(kind).display()));

@@ -51,6 +51,7 @@ impl Thief {
             attempt: Attempt(1),
             bases: Vec::new(),
             adopts: Vec::new(),
+            leans: Vec::new(),
         };
         let session = BackupSession::begin(repository, &self.writer, source, intent).await?;
         let plain: Vec<u8> = lines.iter().flat_map(|line| format!("{line}\n").into_bytes()).collect();

@@ -1,5 +1,6 @@
 //! A backup: prove that the log arrives, read the source, commit.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use breakwater_pipeline::backup::{BackupJob, BackupOutcome, Commit, GateError, L
 use breakwater_proto::v1;
 use breakwater_repository::format::codec::Compression;
 use breakwater_repository::format::manifest::{Manifest, ManifestSource, SnapshotSession, Unreadable};
+use breakwater_repository::verified::VerifiedSet;
 use breakwater_repository::{BackupSession, FenceOutcome, Repository, Selector, SessionIntent};
 
 use super::context::JobContext;
@@ -37,6 +39,9 @@ const UNREADABLE_SHOWN: usize = 3;
 
 /// Dead sessions whose packs one backup may use.
 const ADOPTED_MAX: usize = 64;
+
+/// Sources that one backup leans on anew.
+const LEANED_ON_MAX: usize = 8;
 
 /// Takes the backup that `spec` asks for.
 pub(super) async fn run(
@@ -82,8 +87,8 @@ pub(super) async fn run(
         context.phase("log", prove_log(tools, &source)).await?;
     }
     let session = context.phase("preparing", begin(&open, &source, context, snapshot)).await;
-    let (session, base) = match session? {
-        Begun::Session(session, base) => (session, base),
+    let (session, base, verified) = match session? {
+        Begun::Session(session, base, verified) => (session, base, verified),
         Begun::AlreadyThere(manifest) => return Ok(whole_or_not(already_there(&manifest), &manifest)),
     };
     let request = BackupRequest {
@@ -109,6 +114,7 @@ pub(super) async fn run(
         },
         scheduled: None,
         base: base.map(|base| *base),
+        verified,
         budget: tools.budget.clone(),
         compression,
         uploads: usize::try_from(spec.uploads).unwrap_or(usize::MAX),
@@ -220,7 +226,8 @@ fn gate(tools: &Arc<Toolbox>, source: &Arc<Source>) -> LogGate {
 }
 
 enum Begun {
-    Session(Box<BackupSession>, Option<Box<Manifest>>),
+    /// With what it compares with, and what it may lean on of other sources.
+    Session(Box<BackupSession>, Option<Box<Manifest>>, Vec<VerifiedSet>),
     /// An earlier attempt has committed the snapshot.
     AlreadyThere(Box<Manifest>),
 }
@@ -262,7 +269,10 @@ async fn begin(
         }
     };
     let bases = base.iter().map(|base| SnapshotSession { snapshot: base.snapshot, session: base.session }).collect();
-    let intent = SessionIntent { snapshot, job: context.id, attempt: context.attempt, bases, adopts };
+    // While something is on record as lost, what can be stored anew is.
+    let verified = if lost.is_empty() { neighbours(repository, source.uid).await } else { Vec::new() };
+    let leans = verified.iter().map(|set| set.lean).collect();
+    let intent = SessionIntent { snapshot, job: context.id, attempt: context.attempt, bases, adopts, leans };
     let session = BackupSession::begin(repository, &writer, source.uid, intent)
         .await
         .map_err(doing("opening a session in the repository"))?;
@@ -291,7 +301,22 @@ async fn begin(
             }
         }
     }
-    Ok(Begun::Session(Box::new(session), base.map(Box::new)))
+    Ok(Begun::Session(Box::new(session), base.map(Box::new), verified))
+}
+
+/// What restorers vouch for of other sources of the domain, the newest of each. Not knowing it costs bytes and nothing else.
+async fn neighbours(repository: &Repository, source: SourceUid) -> Vec<VerifiedSet> {
+    let mut sets = match repository.verified_sets().await {
+        Ok(sets) => sets,
+        Err(error) => {
+            tracing::warn!(error = %breakwater_core::Chain(&error), "nothing of other sources is used again");
+            return Vec::new();
+        }
+    };
+    let mut seen = BTreeSet::from([source]);
+    sets.retain(|set| seen.insert(set.lean.source));
+    sets.truncate(LEANED_ON_MAX);
+    sets
 }
 
 /// The newest snapshot of the source, to compare with. Not having one costs bytes and nothing else.

@@ -230,6 +230,7 @@ fn row(name: &str, report: &GcReport) -> Value {
         "snapshots": report.snapshots,
         "tombstones": report.tombstones,
         "fenced": report.fenced,
+        "leaned_on_by": report.leaners,
         "pins": report.pins.iter().map(|pin| json!({"session": pin.session, "started": pin.started})).collect::<Vec<_>>(),
         "packs": figure(report.packs),
         "deleted": figure(report.deleted),
@@ -257,6 +258,7 @@ mod tests {
             attempt: Attempt(attempt),
             bases: Vec::new(),
             adopts: Vec::new(),
+            leans: Vec::new(),
             started: Timestamp(0),
         }
     }

@@ -67,6 +67,10 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
     pub(crate) pack_size: u32,
 
+    /// Let sources of a domain lean on each other's chunks once somebody vouches for them (`snapshot verify --vouch`)
+    #[arg(long)]
+    pub(crate) verified_chunks: bool,
+
     /// New file for the key of agents: adds backups, opens none
     #[arg(long, value_name = "FILE")]
     pub(crate) writer_key_out: PathBuf,

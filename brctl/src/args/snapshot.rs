@@ -124,6 +124,11 @@ pub(crate) struct VerifyArgs {
     #[arg(long = "region", value_name = "REGION")]
     pub(crate) regions: Vec<String>,
 
+    /// If it is sound, read what it stored in every region and vouch for it, so that other sources of the domain need not
+    /// store it again
+    #[arg(long, conflicts_with = "regions")]
+    pub(crate) vouch: bool,
+
     #[command(flatten)]
     pub(crate) work: WorkArgs,
 }

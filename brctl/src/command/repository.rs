@@ -125,7 +125,8 @@ async fn create(desk: &Desk, args: CreateArgs) -> Ended {
     let keys = [&args.writer_key_out, &args.key_out, &args.recovery_key_out];
     let suite: Suite = args.suite.parse().map_err(|bad| Failure::usage(format!("--suite: {bad}")))?;
     let domain = DomainName::new(&args.domain).map_err(|bad| Failure::usage(format!("--domain: {bad}")))?;
-    let options = CreateOptions { suite, domain, extent_size: args.extent_size, pack_size: args.pack_size };
+    let (extent_size, pack_size, verified_chunks) = (args.extent_size, args.pack_size, args.verified_chunks);
+    let options = CreateOptions { suite, domain, extent_size, pack_size, verified_chunks };
     // Before anything is made, so that a service that does not work leaves nothing half done.
     check_key_files(&keys)?;
     let further = Further::tried(args.kms, args.passphrase_file.as_deref()).await?;

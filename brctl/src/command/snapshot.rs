@@ -140,8 +140,8 @@ async fn find(desk: &Desk, id: &str) -> Result<Value, Failure> {
 }
 
 async fn verify(desk: &Desk, args: VerifyArgs) -> Ended {
-    let VerifyArgs { id: snapshot, level, regions, work } = args;
-    let spec = v1::VerifySpec { snapshot, level: level.word().to_owned(), regions };
+    let VerifyArgs { id: snapshot, level, regions, vouch, work } = args;
+    let spec = v1::VerifySpec { snapshot, level: level.word().to_owned(), regions, vouch };
     perform(desk, Work::Verify(spec), work).await
 }
 

@@ -13,6 +13,7 @@ pub mod recipient;
 pub mod secret;
 pub mod shares;
 pub mod suite;
+pub mod vouch;
 
 pub use derive::{commitment, derive, sha256};
 pub use grant::{Grant, GrantSecrets, Identity, parse_public};
@@ -27,3 +28,4 @@ pub use recipient::{
 pub use secret::Secret;
 pub use shares::{KeyShare, ShareError};
 pub use suite::{ChunkId, OpenError, Suite, SuiteError};
+pub use vouch::{Voucher, is_vouched};

@@ -17,6 +17,7 @@ mod ending;
 mod known;
 mod listing;
 mod needs;
+mod neighbours;
 mod packer;
 mod pages;
 mod read;
@@ -35,14 +36,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use breakwater_chunker::{Chunker, Sizes};
-use breakwater_core::{Chain, ErrorClass, SessionId, Timestamp};
-use breakwater_crypto::derive;
+use breakwater_core::{Chain, ErrorClass, SessionId, SourceUid, Timestamp};
+use breakwater_crypto::{Secret, derive};
 use breakwater_engine::{BackupEnd, BackupSession as EngineSession, Entry, EntryKind, RecoveryRange};
 use breakwater_repository::format::codec::Compression;
 use breakwater_repository::format::manifest::{self, Manifest, ManifestSource};
 use breakwater_repository::format::path::escape;
 use breakwater_repository::session::{CommitOutcome, RegionWriter};
-use breakwater_repository::{BackupSession, FrameLocation, FrameReader, RepositoryError};
+use breakwater_repository::verified::VerifiedSet;
+use breakwater_repository::{BackupSession, FrameLocation, FrameReader, Repository, RepositoryError};
 use breakwater_runtime::ByteBudget;
 use futures::future::BoxFuture;
 use tokio::sync::{OnceCell, mpsc};
@@ -109,6 +111,8 @@ pub struct BackupJob {
     pub scheduled: Option<Timestamp>,
     /// The snapshot to compare with, one of the session's bases.
     pub base: Option<Manifest>,
+    /// What restorers vouch for of snapshots that the session leans on.
+    pub verified: Vec<VerifiedSet>,
     /// Where memory for buffers comes from.
     pub budget: ByteBudget,
     /// How its content is compressed; its structure is `zstd:3` always.
@@ -232,6 +236,7 @@ async fn read(
         source,
         scheduled,
         base,
+        verified,
         budget,
         compression,
         threads,
@@ -260,14 +265,22 @@ async fn read(
     let structure_room = Room::new(budget.clone(), split(STRUCTURE_ROOM)?, u64::MAX);
 
     let known = Known::new(&scratch, needs.index);
+    let (suite, id_key) = (repository.suite(), repository.id_key_of(session.source()).clone());
+    let reader = FrameReader::new(&repository, session.source(), repository.read_order());
+    if let Some(base) = &base {
+        reader.lean_on(&base.leans);
+    }
+    let learning = async {
+        adopt::adopt(&session, &writer, &known).await;
+        neighbours::teach(&session, &verified, &reader, &known).await;
+    };
     tokio::select! {
         biased;
         () = stop.set() => return Err(PipelineError::Cancelled),
-        () = adopt::adopt(&session, &writer, &known) => {}
+        () = learning => {}
     }
-    let (suite, id_key) = (repository.suite(), repository.id_key_of(session.source()).clone());
-    let reader = FrameReader::new(&repository, session.source(), repository.read_order());
     let base_chunks = BaseChunks::new(&reader, base.as_ref());
+    let homes = reader.clone();
     let frames: Arc<dyn Frames> = Arc::new(reader);
     let tree_of_base = base.as_ref().map(|base| base.tree.clone()).unwrap_or_default();
     let mut compared = match &base {
@@ -280,7 +293,7 @@ async fn read(
         suite,
         compression,
         id_key: id_key.clone(),
-        chunker: Chunker::new(&derive(&id_key, "chunker", &[session.source().as_bytes()]), Sizes::FILES),
+        chunker: Chunker::new(&chunker_key(&repository, session.source(), &id_key), Sizes::FILES),
         known,
         chunk_rooms: ChunkRooms::new(budget.clone(), needs.modest().total()),
         base_chunks,
@@ -353,6 +366,7 @@ async fn read(
         end: range.map(|range| range.end),
         tree,
         references,
+        leans: homes.leaned_on(&sessions),
         sessions: sessions.into_iter().collect(),
         bases: intent.bases.clone(),
         totals: manifest::Totals {
@@ -373,6 +387,14 @@ async fn read(
     };
     let Figures { damaged, damaged_count, .. } = figures;
     Ok(Read { session, writer, log_gate, manifest, totals, damaged, damaged_count })
+}
+
+/// What decides where files are cut. Sources that may lean on each other must cut alike; others cut each its own way, so that
+/// the lengths of their chunks say nothing of what they have in common.
+fn chunker_key(repository: &Repository, source: SourceUid, id_key: &Secret) -> Secret {
+    let source = source.as_bytes().as_slice();
+    let context: &[&[u8]] = if repository.descriptor().voucher.is_some() { &[] } else { &[source] };
+    derive(id_key, "chunker", context)
 }
 
 /// A large file that changed while it was read, as an entry of the second round.

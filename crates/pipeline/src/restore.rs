@@ -179,6 +179,7 @@ impl Source {
     /// Opens the keys of all sessions: one that does not fit is found before anything is written.
     async fn of(job: &RestoreJob) -> Result<Source, PipelineError> {
         let frames = FrameReader::new(&job.repository, job.manifest.source.uid, job.order.clone());
+        frames.lean_on(&job.manifest.leans);
         let opening = async {
             for session in &job.manifest.sessions {
                 let opened = frames.session_secret(*session).await;

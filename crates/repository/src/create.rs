@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use breakwater_core::{Clock, DomainName, Entropy, RegionId, RepositoryId, Timestamp, Uid};
 use breakwater_crypto::{
-    Holder, Purpose, Recipient, RecipientKey, RecipientSecret, Secret, Suite, WriterKey, commitment, seal_for_all,
+    Holder, Purpose, Recipient, RecipientKey, RecipientSecret, Secret, Suite, Voucher, WriterKey, commitment,
+    seal_for_all,
 };
 use breakwater_storage::{LockMode, Payload, Placement, Retention, StorageErrorKind, Tier, probe};
 use bytes::Bytes;
@@ -39,6 +40,8 @@ pub struct CreateOptions {
     pub extent_size: u32,
     /// Bytes that packs aim at: from 1 MiB to 1 GiB.
     pub pack_size: u32,
+    /// Whether sources of a domain may lean on each other's verified packs.
+    pub verified_chunks: bool,
 }
 
 impl Default for CreateOptions {
@@ -48,6 +51,7 @@ impl Default for CreateOptions {
             domain: DomainName::new("default").expect("`default` is a name"),
             extent_size: 128 << 10,
             pack_size: 64 << 20,
+            verified_chunks: false,
         }
     }
 }
@@ -233,7 +237,10 @@ impl Draft {
             root: seal(Purpose::RepositoryRoot(repository), &root)?,
         };
         let sizes = (options.extent_size, options.pack_size);
-        let descriptor = Descriptor::new(repository, options.suite, sizes, now, commitment(&root));
+        let mut descriptor = Descriptor::new(repository, options.suite, sizes, now, commitment(&root));
+        if options.verified_chunks {
+            descriptor = descriptor.with_verified_chunks(Voucher::of_root(&root).public());
+        }
         Ok(Draft {
             repository,
             recipients,

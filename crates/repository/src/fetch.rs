@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use breakwater_crypto::sha256;
 use bytes::Bytes;
 
 use crate::error::{Cause, RepositoryError, Trouble};
@@ -121,6 +122,37 @@ impl Repository {
         name: &ObjectName,
         key: &str,
     ) -> Result<(Footer, Trailer), Trouble> {
+        let (trailer, sealed) = self.sealed_footer(region, key).await?;
+        Ok((self.open_footer(name, &trailer, &sealed)?, trailer))
+    }
+
+    /// Reads the footer of the pack `name` as the one with this SHA-256, from the first region that has it.
+    pub(crate) async fn fetch_pinned_footer(
+        &self,
+        order: &ReadOrder,
+        name: &ObjectName,
+        pinned: &[u8; 32],
+    ) -> Result<Footer, RepositoryError> {
+        let key = name.to_string();
+        let mut causes = Vec::new();
+        for region in &order.0 {
+            let read = async {
+                let (trailer, sealed) = self.sealed_footer(region, &key).await?;
+                if sha256(&sealed) != *pinned {
+                    return Err(FormatError::damaged("pack footer", "it is not the one that was vouched for").into());
+                }
+                self.open_footer(name, &trailer, &sealed)
+            };
+            match read.await {
+                Ok(footer) => return Ok(footer),
+                Err(trouble) => push_cause(&mut causes, region, &key, region.doubted(trouble).await),
+            }
+        }
+        Err(unread(key, causes))
+    }
+
+    /// The trailer of a pack, and its footer as it lies there.
+    async fn sealed_footer(&self, region: &Region, key: &str) -> Result<(Trailer, Bytes), Trouble> {
         let storage = region.ready().await?;
         let (tail, size) = within(READ_DEADLINE, storage.get_tail(key, TAIL_GUESS)).await?;
         let trailer = Trailer::decode(&tail, size)?;
@@ -132,11 +164,13 @@ impl Repository {
         };
         let end = tail.len().saturating_sub(TRAILER_LENGTH);
         let start = end.saturating_sub(trailer.length as usize);
-        let sealed = tail.get(start..end).unwrap_or_default();
+        Ok((trailer, tail.slice(start..end.max(start))))
+    }
+
+    fn open_footer(&self, name: &ObjectName, trailer: &Trailer, sealed: &[u8]) -> Result<Footer, Trouble> {
         let source = name.source().ok_or_else(|| Trouble::Unusable(format!("`{name}` is not the name of a pack")))?;
         let structure = self.structure_key(source);
-        let footer = Footer::open(self.suite(), &structure, self.id(), name, &trailer, sealed)?;
-        Ok((footer, trailer))
+        Ok(Footer::open(self.suite(), &structure, self.id(), name, trailer, sealed)?)
     }
 
     /// The names below `prefix` in all regions. An error only when none answers.

@@ -4,8 +4,8 @@
 //! allocates more than its input justifies, whatever the bytes are.
 //!
 //! Reading order: [`names`], [`descriptor`], [`recipients`], [`domain`], [`erasure`], [`record`], [`pack`], [`leaf`], [`tree`],
-//! [`references`], [`manifest`], [`open`], [`log`], and what deletion leaves: [`tombstone`], [`moved`], [`gc_plan`];
-//! [`hold`].
+//! [`references`], [`manifest`], [`open`], [`log`], what deletion leaves: [`tombstone`], [`moved`], [`gc_plan`]; [`hold`];
+//! and how sources lean on each other: [`verified`], [`leaning`].
 
 pub mod codec;
 mod cursor;
@@ -16,6 +16,7 @@ pub mod error;
 pub mod gc_plan;
 pub mod hold;
 pub mod leaf;
+pub mod leaning;
 pub mod log;
 pub mod lost;
 pub mod manifest;
@@ -30,6 +31,7 @@ pub mod references;
 mod signed;
 pub mod tombstone;
 pub mod tree;
+pub mod verified;
 
 pub use codec::{Class, Codec, Compression};
 pub use error::FormatError;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use crate::error::{Cause, RepositoryError, Trouble};
 use crate::fetch::{ReadOrder, push_cause, unread};
+use crate::format::leaning::LeanedOn;
 use crate::format::pack::{FrameLocation, HEADER_LENGTH, KeyKind, Origin, PackHeader, PackId, PackKey};
 use crate::format::{Class, FormatError, ObjectName};
 use crate::region::Region;
@@ -44,6 +45,8 @@ pub struct FrameReader {
 #[derive(Debug, Default)]
 struct Cache {
     secrets: HashMap<SessionId, Secret>,
+    /// The sources of sessions that belong to others than the reader's.
+    homes: HashMap<SessionId, SourceUid>,
     packs: HashMap<(bool, PackId), Arc<PackKey>>,
 }
 
@@ -83,10 +86,37 @@ impl FrameReader {
         &self.relocations
     }
 
-    /// The name of a pack of this source.
-    pub const fn pack_name(&self, kind: KeyKind, pack: PackId) -> ObjectName {
+    /// From now on content in packs of these sessions of other sources is found too.
+    pub fn lean_on(&self, leans: &[LeanedOn]) {
+        let mut cache = self.cache();
+        for leaned_on in leans {
+            for session in &leaned_on.sessions {
+                cache.homes.entry(*session).or_insert(leaned_on.source);
+            }
+        }
+    }
+
+    /// The source whose packs of content `session` has written.
+    pub fn home_of(&self, session: SessionId) -> SourceUid {
+        self.cache().homes.get(&session).copied().unwrap_or(self.source)
+    }
+
+    /// Those of `sessions` that belong to other sources, by these.
+    pub fn leaned_on<'a>(&self, sessions: impl IntoIterator<Item = &'a SessionId>) -> Vec<LeanedOn> {
+        let mut leans: BTreeMap<SourceUid, Vec<SessionId>> = BTreeMap::new();
+        for session in sessions {
+            let home = self.home_of(*session);
+            if home != self.source {
+                leans.entry(home).or_default().push(*session);
+            }
+        }
+        leans.into_iter().map(|(source, sessions)| LeanedOn { source, sessions }).collect()
+    }
+
+    /// The name of a pack that this source has or leans on.
+    pub fn pack_name(&self, kind: KeyKind, pack: PackId) -> ObjectName {
         match kind {
-            KeyKind::Content => ObjectName::ContentPack(self.source, pack),
+            KeyKind::Content => ObjectName::ContentPack(self.home_of(pack.session), pack),
             KeyKind::Structure => ObjectName::StructurePack(self.source, pack),
         }
     }
@@ -104,7 +134,7 @@ impl FrameReader {
         if let Some(secret) = self.cache().secrets.get(&session) {
             return Ok(secret.clone());
         }
-        let secret = self.repository.session_secret(&self.order, self.source, session).await?;
+        let secret = self.repository.session_secret(&self.order, self.home_of(session), session).await?;
         self.cache().secrets.insert(session, secret.clone());
         Ok(secret)
     }

@@ -6,6 +6,9 @@
 //! moves what is left of them. There are no clocks in it and nobody is paused: a writer looks for tombstones after its
 //! open record is durable, so either it sees the tombstone or the round sees the record.
 //!
+//! Where sources lean on each other's verified packs, (2) to (4) look at all sources that lean on this one too, once its
+//! tombstones are everywhere. Their own garbage is left to rounds of their own.
+//!
 //! Invariants: a region that does not answer stops a round before anything is deleted. Every step can be repeated, so a
 //! round can be killed at any point and begun again, and two workers may be at it at once. Only the structure key is
 //! needed, no content is opened. Memory does not grow with the repository.
@@ -13,7 +16,7 @@
 //! What a lock or a hold keeps waits for a later round ([`locks`]). The log of a source (segments, tails, claims, histories) is
 //! not touched.
 //!
-//! Reading order: this page, [`round`], [`everywhere`], [`condemn`], [`census`], [`marking`] (with [`live`] and [`spill`]),
+//! Reading order: this page, [`round`], [`everywhere`], [`condemn`], [`census`], [`leaners`], [`marking`] (with [`live`] and [`spill`]),
 //! [`listing`], [`sweep`] and [`verdicts`], [`deleting`] and [`locks`], [`repack`] and [`moved_packs`]; beside it [`renewal`]. The model in
 //! `tests/gc_model.rs` checks these steps in this order.
 
@@ -21,6 +24,7 @@ mod census;
 mod condemn;
 mod deleting;
 mod everywhere;
+mod leaners;
 mod listing;
 pub mod live;
 mod locks;
@@ -137,6 +141,8 @@ pub struct GcReport {
     pub tombstones: u64,
     /// Sessions that this round fenced for good.
     pub fenced: Vec<SessionId>,
+    /// Other sources that lean on this one; what their snapshots need stays.
+    pub leaners: Vec<SourceUid>,
     /// Undecided sessions; what they name stays.
     pub pins: Vec<Pin>,
     /// Packs that the regions hold.
@@ -169,6 +175,7 @@ impl GcReport {
             snapshots: 0,
             tombstones: 0,
             fenced: Vec::new(),
+            leaners: Vec::new(),
             pins: Vec::new(),
             packs: none,
             deleted: none,

@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`mod@format`] (what lies on disk, pure), [`repository`] and [`create`] (the opened handle), [`region`],
 //! [`region_policy`] (tiers and locks), [`regions`] (several regions written as one), [`session`] (writing one snapshot), [`fetch`] and [`frames`] (reading),
-//! [`snapshots`], [`content`], [`check`], [`deletion`], [`holds`], [`gc`], [`tiers`], [`thaw`].
+//! [`snapshots`], [`content`], [`check`], [`deletion`], [`holds`], [`gc`], [`verified`], [`tiers`], [`thaw`].
 
 pub mod check;
 pub mod content;
@@ -31,6 +31,7 @@ pub mod source;
 pub mod stream;
 pub mod thaw;
 pub mod tiers;
+pub mod verified;
 
 pub use check::{CheckOptions, CheckReport, Verdict};
 pub use content::ContentReader;

@@ -6,9 +6,11 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use breakwater_core::SourceUid;
 use breakwater_crypto::ChunkId;
 
 use crate::error::RepositoryError;
+use crate::format::leaning::LeanedOn;
 use crate::format::moved::Moved;
 use crate::format::pack::{FrameLocation, KeyKind, Origin, PackId, PackKey};
 use crate::format::record::RecordKind;
@@ -119,6 +121,21 @@ impl FrameReader {
         Ok(key)
     }
 
+    /// The sources that may have a record of where `pack` went: the one that it belongs to, and the reader's own, where what
+    /// was lost of another source's pack was stored anew.
+    pub(crate) fn movers_of(&self, kind: KeyKind, pack: PackId) -> impl Iterator<Item = SourceUid> {
+        let home = if kind == KeyKind::Content { self.home_of(pack.session) } else { self.source() };
+        std::iter::once(home).chain((home != self.source()).then(|| self.source()))
+    }
+
+    /// Packs that frames of `source` have moved to lie with it.
+    pub(crate) fn lean_on_movers(&self, source: SourceUid, to: &[PackId]) {
+        if source != self.source() {
+            let sessions = to.iter().map(|pack| pack.session).collect();
+            self.lean_on(&[LeanedOn { source, sessions }]);
+        }
+    }
+
     async fn moved_to(
         &self,
         known: &mut Relocations,
@@ -129,20 +146,25 @@ impl FrameReader {
         if let Some(packs) = known.records.get(&slot) {
             return Ok(Arc::clone(packs));
         }
-        let (repository, source) = (self.repository(), self.source());
-        let prefix = ObjectName::moved_prefix(source, kind, pack);
-        let names = repository.names(self.order(), &prefix).await?;
+        let repository = self.repository();
         let mut packs: Vec<PackId> = Vec::new();
-        let mut failure = None;
-        for name in names.objects.keys().filter_map(|key| ObjectName::parse(key)) {
-            let decode = |bytes: &[u8]| {
-                let record: Moved = repository.open_record(source, RecordKind::Moved, &name, bytes)?;
-                record.check(&name)?;
-                Ok(record)
-            };
-            match repository.fetch(self.order(), &name, decode).await {
-                Ok((record, _)) => packs.extend(record.to),
-                Err(error) => failure = Some(error),
+        let (mut failure, mut silent) = (None, false);
+        for source in self.movers_of(kind, pack) {
+            let names = repository.names(self.order(), &ObjectName::moved_prefix(source, kind, pack)).await?;
+            silent |= !names.silent.is_empty();
+            for name in names.objects.keys().filter_map(|key| ObjectName::parse(key)) {
+                let decode = |bytes: &[u8]| {
+                    let record: Moved = repository.open_record(source, RecordKind::Moved, &name, bytes)?;
+                    record.check(&name)?;
+                    Ok(record)
+                };
+                match repository.fetch(self.order(), &name, decode).await {
+                    Ok((record, _)) => {
+                        self.lean_on_movers(source, &record.to);
+                        packs.extend(record.to);
+                    }
+                    Err(error) => failure = Some(error),
+                }
             }
         }
         if let Some(error) = failure.filter(|_| packs.is_empty()) {
@@ -153,7 +175,7 @@ impl FrameReader {
         }
         let packs: Arc<[PackId]> = packs.into();
         // What a silent region may know is asked again next time.
-        if names.silent.is_empty() {
+        if !silent {
             known.records.insert(slot, Arc::clone(&packs));
         }
         Ok(packs)

@@ -1,13 +1,14 @@
 //! Sessions: one writer's open write of one snapshot. A session ends in a commit or in nothing.
 //!
-//! Order on write: session keys, open record, a look for tombstones of what it names, packs, manifest. Each step is durable
+//! Order on write: records of whom the source leans on, session keys, open record, a look for tombstones of what it names, packs, manifest. Each step is durable
 //! before the next one begins.
 //!
-//! Reading order: this page (begin), [`keys`], [`pack_writer`], [`writer`], [`commit`], [`fence`], [`settle`], [`resume`].
+//! Reading order: this page (begin), [`keys`], [`leaning`], [`pack_writer`], [`writer`], [`commit`], [`fence`], [`settle`], [`resume`].
 
 pub mod commit;
 pub mod fence;
 pub mod keys;
+pub mod leaning;
 pub mod pack_writer;
 pub mod resume;
 pub mod settle;
@@ -20,6 +21,7 @@ use tokio::sync::Mutex;
 
 use crate::error::RepositoryError;
 use crate::format::ObjectName;
+use crate::format::leaning::Lean;
 use crate::format::manifest::SnapshotSession;
 use crate::format::open::OpenRecord;
 use crate::format::pack::KeyKind;
@@ -47,6 +49,8 @@ pub struct SessionIntent {
     pub bases: Vec<SnapshotSession>,
     /// Dead sessions whose packs it may refer to.
     pub adopts: Vec<SessionId>,
+    /// Snapshots of other sources whose verified packs it may refer to.
+    pub leans: Vec<Lean>,
 }
 
 /// A session that writes one snapshot.
@@ -76,6 +80,7 @@ impl BackupSession {
         mut intent: SessionIntent,
     ) -> Result<BackupSession, RepositoryError> {
         loop {
+            leaning::mark(repository, writer, source, &intent.leans).await?;
             let (session, held) = Self::open(repository, writer, source, intent.clone()).await?;
             let gone = session.deleted_meanwhile(&held).await?;
             if gone.is_empty() {
@@ -89,6 +94,7 @@ impl BackupSession {
             }
             intent.bases.retain(|base| !gone.contains(&base.session));
             intent.adopts.retain(|session| !gone.contains(session));
+            intent.leans.retain(|lean| !gone.contains(&lean.session));
         }
     }
 
@@ -108,6 +114,7 @@ impl BackupSession {
             attempt: intent.attempt,
             bases: intent.bases.clone(),
             adopts: intent.adopts.clone(),
+            leans: intent.leans.clone(),
             started,
         };
         let name = ObjectName::Open(source, key.id());
@@ -124,7 +131,7 @@ impl BackupSession {
     async fn deleted_meanwhile(&self, held: &[RegionId]) -> Result<BTreeSet<SessionId>, RepositoryError> {
         let mut named: BTreeSet<SessionId> = self.intent.bases.iter().map(|base| base.session).collect();
         named.extend(self.intent.adopts.iter().copied());
-        if named.is_empty() {
+        if named.is_empty() && self.intent.leans.is_empty() {
             return Ok(named);
         }
         let regions = self.repository.regions().iter();
@@ -133,6 +140,12 @@ impl BackupSession {
         let order = self.repository.read_order().narrowed(|region| held.contains(&region));
         let tombstones = self.repository.tombstones(&order, self.source).await?;
         named.retain(|session| tombstones.sessions.contains_key(session));
+        for lean in &self.intent.leans {
+            // The tombstone of a snapshot retires what was verified of it.
+            if self.repository.has_tombstone(&order, lean).await? {
+                named.insert(lean.session);
+            }
+        }
         Ok(named)
     }
 

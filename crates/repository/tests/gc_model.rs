@@ -1,5 +1,5 @@
 //! An exhaustive model of deletion and garbage collection: a base snapshot, an old one of which only half is still needed,
-//! a writer, a dead session that may come back, two workers, and two regions.
+//! a writer, a dead session that may come back, two workers, and two regions; and a second source that leans on the first.
 //!
 //! Every step is one operation on one region, or one listing of one region. Every process may stop at any step, for a while
 //! or for good; a region that is away is one in which nothing happens for a while; a write may land long after it was sent.
@@ -7,7 +7,8 @@
 //!
 //! The steps mirror the code: `Look` is the end of `BackupSession::begin`; deletions and condemnations are
 //! `Repository::bury`; `Tombs`, `Bury`, `Opens`, `Registers` are `gc::census`; `Copy`, `Record`, `Decide` are `gc::repack`;
-//! `Delete` is `gc::deleting`. Open records of sessions that are committed in every region may be removed by anybody.
+//! `Delete` is `gc::deleting`; `Mark` is `session::leaning`, `Marks` is `gc::leaners`, `OtherTombs` the first step of
+//! `census_of_leaner`. Open records of sessions that are committed in every region may be removed by anybody.
 
 #[path = "gc_model/rules.rs"]
 mod rules;
@@ -47,7 +48,7 @@ impl Hasher for Spread {
 
 /// Visits every state that can be reached; answers how many there are, or the way to one that breaks a promise.
 fn explore(rules: &Rules) -> Result<(usize, Reached), String> {
-    let mut seen: HashSet<(u64, u128), BuildHasherDefault<Spread>> = HashSet::default();
+    let mut seen: HashSet<(u128, u128), BuildHasherDefault<Spread>> = HashSet::default();
     let mut queue = VecDeque::new();
     let mut reached = Reached::default();
     let mut out = Vec::new();
@@ -133,6 +134,73 @@ fn what_is_left_is_moved_in_two_regions() {
         let reached = holds(correct(Scene::Repack, 1, 2));
         assert!(reached.moved_gone && reached.killed, "{reached:?}");
     }
+}
+
+#[test]
+fn another_source_leans_on_a_snapshot_that_is_deleted() {
+    let reached = holds(correct(Scene::Lean, 2, 1));
+    assert!(reached.committed && reached.stopped && reached.base_gone && reached.outlived, "{reached:?}");
+}
+
+#[test]
+fn another_source_leans_on_a_snapshot_that_is_deleted_in_two_regions() {
+    let reached = holds(correct(Scene::Lean, 1, 2));
+    assert!(reached.committed && reached.stopped && reached.base_gone && reached.outlived, "{reached:?}");
+}
+
+#[test]
+fn what_another_source_leans_on_is_deleted_after_its_own_snapshots() {
+    let reached = holds(correct(Scene::LeanAgain, 2, 1));
+    assert!(reached.committed && reached.stopped && reached.base_gone && reached.outlived, "{reached:?}");
+}
+
+#[test]
+fn what_another_source_leans_on_is_deleted_in_two_regions_after_its_own_snapshots() {
+    let reached = holds(correct(Scene::LeanAgain, 1, 2));
+    assert!(reached.committed && reached.stopped && reached.base_gone && reached.outlived, "{reached:?}");
+}
+
+#[test]
+fn what_only_another_source_needs_is_moved() {
+    let reached = holds(correct(Scene::LeanRepack, 2, 1));
+    assert!(reached.moved_gone && reached.killed, "{reached:?}");
+}
+
+#[test]
+fn not_looking_at_open_records_of_other_sources_is_found() {
+    fails(Scene::Lean, Mistake::OtherOpensIgnored);
+}
+
+#[test]
+fn not_looking_again_at_manifests_of_other_sources_is_found() {
+    fails(Scene::Lean, Mistake::OtherRegistersIgnored);
+    fails(Scene::Lean, Mistake::NoRecheck);
+}
+
+#[test]
+fn a_verified_set_that_outlives_its_snapshot_is_found() {
+    fails(Scene::Lean, Mistake::NoLook);
+    fails(Scene::Lean, Mistake::TombstonesInOneRegion);
+}
+
+#[test]
+fn marks_listed_before_the_tombstones_are_everywhere_are_found() {
+    fails(Scene::Lean, Mistake::MarksListedTooEarly);
+}
+
+#[test]
+fn a_source_that_marks_after_it_has_looked_is_found() {
+    fails(Scene::Lean, Mistake::MarkedTooLate);
+}
+
+#[test]
+fn tombstones_of_another_source_in_one_region_only_are_found() {
+    fails(Scene::LeanAgain, Mistake::OtherTombstonesInOneRegion);
+}
+
+#[test]
+fn tombstones_of_another_source_that_came_after_its_open_records_were_listed_are_found() {
+    fails(Scene::LeanAgain, Mistake::LateOtherTombstones);
 }
 
 #[test]

@@ -135,8 +135,14 @@ impl Lab {
     pub(crate) async fn begin_session(&self) -> BackupSession {
         let snapshot = self.writer.new_snapshot();
         let bases = self.base().await.into_iter().collect();
-        let intent =
-            SessionIntent { snapshot, job: JobId::from_bytes([1; 16]), attempt: Attempt(1), bases, adopts: Vec::new() };
+        let intent = SessionIntent {
+            snapshot,
+            job: JobId::from_bytes([1; 16]),
+            attempt: Attempt(1),
+            bases,
+            adopts: Vec::new(),
+            leans: Vec::new(),
+        };
         BackupSession::begin(&self.writer, &self.region_writer(), self.source, intent).await.unwrap()
     }
 
@@ -153,6 +159,7 @@ impl Lab {
             source: ManifestSource { uid: self.source, name: "orders".to_owned(), engine: "tree".to_owned() },
             scheduled: None,
             base,
+            verified: Vec::new(),
             budget: ByteBudget::new(48 << 20),
             compression: self.compression,
             uploads: 0,

@@ -35,7 +35,7 @@ impl BaseChunks {
                 }
             };
             for pack in packs.into_iter().filter(|pack| pack.kind == KeyKind::Content) {
-                let name = pack.name(frames.source());
+                let name = frames.pack_name(pack.kind, pack.pack);
                 let footer = match frames.repository().fetch_footer(frames.order(), &name).await {
                     Ok((footer, _)) => footer,
                     Err(error) => {

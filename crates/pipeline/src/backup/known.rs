@@ -1,4 +1,5 @@
-//! Chunks that need not be stored again: those of this session, those that dead sessions have left, and those of the base.
+//! Chunks that need not be stored again: those of this session, those that dead sessions have left, those of the base, and
+//! those of other sources that a restorer vouches for.
 //!
 //! Invariant: a chunk is answered only where it lies in a pack of this session or in one that a region holds already, and
 //! two threads never store the same chunk: the second waits for the first.
@@ -26,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(crate) struct Known {
     claims: Mutex<Claims>,
     settled: Condvar,
-    /// Those of this session and of dead ones.
+    /// Those of this session, of dead ones and of other sources.
     stored: Arc<Index>,
     base: Arc<Index>,
 }
@@ -44,6 +45,8 @@ struct Claims {
 pub(crate) enum Whose {
     /// In packs of a session that died.
     DeadSession,
+    /// In packs of another source of the domain, which a restorer vouches for.
+    Neighbour,
     /// In packs of the base, which refers to them.
     Base,
 }
@@ -71,8 +74,8 @@ pub(crate) struct ChunkClaim<'a> {
 }
 
 impl Known {
-    /// Nothing is known yet. Two thirds of `memory` bytes are for chunks of this session and of dead ones, the rest is for
-    /// those of the base; what does not fit goes to `scratch`.
+    /// Nothing is known yet. Two thirds of `memory` bytes are for chunks of this session, of dead ones and of other
+    /// sources, the rest is for those of the base; what does not fit goes to `scratch`.
     pub(crate) fn new(scratch: &Path, memory: u64) -> Known {
         let third = usize::try_from(memory / 3).unwrap_or(usize::MAX / 2);
         Known {
@@ -86,7 +89,7 @@ impl Known {
     /// From now on these chunks are known too.
     pub(crate) async fn learn(&self, whose: Whose, chunks: Vec<(Half, Place)>) {
         let index = Arc::clone(match whose {
-            Whose::DeadSession => &self.stored,
+            Whose::DeadSession | Whose::Neighbour => &self.stored,
             Whose::Base => &self.base,
         });
         let inserting = move || chunks.into_iter().for_each(|(half, place)| index.insert(half, place));
@@ -348,7 +351,7 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let whose = || prop_oneof![Just(Whose::DeadSession), Just(Whose::Base)];
+        let whose = || prop_oneof![Just(Whose::DeadSession), Just(Whose::Neighbour), Just(Whose::Base)];
         let step = prop_oneof![
             (any::<u16>(), 0..6000_u16, any::<bool>()).prop_map(|(from, count, fails)| Step::Store {
                 from,
@@ -392,7 +395,7 @@ mod tests {
                     },
                     Step::Learn { whose, from, count } => {
                         let (session, map) = match whose {
-                            Whose::DeadSession => (DEAD, &mut stored),
+                            Whose::DeadSession | Whose::Neighbour => (DEAD, &mut stored),
                             Whose::Base => (BASE, &mut base),
                         };
                         let places = numbers(from, count).map(|n| location(session, number, n, 3, Codec::None));

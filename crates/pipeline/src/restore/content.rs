@@ -209,7 +209,7 @@ impl Content {
     }
 
     fn name(&self, pack: PackId) -> ObjectName {
-        ObjectName::ContentPack(self.frames.source(), pack)
+        self.frames.pack_name(KeyKind::Content, pack)
     }
 
     fn keys(&self) -> MutexGuard<'_, HashMap<PackId, Arc<PackKey>>> {

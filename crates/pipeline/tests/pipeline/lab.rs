@@ -120,6 +120,8 @@ impl Lab {
         let base = self.latest().await;
         let bases =
             base.iter().map(|base| SnapshotSession { snapshot: base.snapshot, session: base.session }).collect();
+        let mut verified = self.writer.verified_sets().await?;
+        verified.retain(|set| set.lean.source != self.source);
         let adopts = self.writer.adoptable(self.source).await?.sessions.iter().map(|dead| dead.open.session).collect();
         let intent = SessionIntent {
             snapshot: self.writer.new_snapshot(),
@@ -127,6 +129,7 @@ impl Lab {
             attempt: Attempt(1),
             bases,
             adopts,
+            leans: verified.iter().map(|set| set.lean).collect(),
         };
         let session = Arc::new(BackupSession::begin(&self.writer, &writer, self.source, intent).await?);
         Ok(BackupJob {
@@ -136,6 +139,7 @@ impl Lab {
             source: ManifestSource { uid: self.source, name: "fake".to_owned(), engine: "fake".to_owned() },
             scheduled: None,
             base,
+            verified,
             budget: self.budget.clone(),
             compression: breakwater_repository::format::codec::Compression::default(),
             uploads: 0,

@@ -12,6 +12,7 @@ mod lab;
 mod memory;
 mod metadata;
 mod moved;
+mod neighbours;
 mod regions;
 mod requests;
 mod resume;

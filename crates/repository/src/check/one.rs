@@ -171,6 +171,7 @@ impl Looking<'_> {
             Err(error) => return self.report.note(&register, &error.into()),
         };
         self.report.objects += 1;
+        self.frames.lean_on(&manifest.leans);
         let keys = self.keys(&manifest).await;
         if manifest.references.is_empty() && !manifest.tree.is_empty() {
             self.report.leave_unchecked("its manifest does not say which packs it needs".to_owned());
@@ -180,7 +181,7 @@ impl Looking<'_> {
         loop {
             for pack in &packs {
                 self.pack(pack).await;
-                progress.object = pack.name(self.source).to_string();
+                progress.object = self.frames.pack_name(pack.kind, pack.pack).to_string();
                 progress.objects += 1;
                 progress.findings = self.report.findings.len() as u64;
                 watch(&CheckProgress { bytes_read: progress.bytes_read + self.report.bytes_read, ..progress.clone() });
@@ -206,7 +207,7 @@ impl Looking<'_> {
     async fn keys(&mut self, manifest: &Manifest) -> BTreeSet<SessionId> {
         let mut whole = BTreeSet::new();
         for session in &manifest.sessions {
-            let name = ObjectName::SessionKeys(self.source, *session);
+            let name = ObjectName::SessionKeys(self.frames.home_of(*session), *session);
             self.report.objects += 1;
             match read_record(self.repository, self.region, &name.to_string(), &name).await {
                 Ok(Content::Keys(session)) => drop(whole.insert(session)),
@@ -224,7 +225,7 @@ impl Looking<'_> {
         let mut waiting = vec![(needed.kind, needed.pack, end)];
         for _ in 0..MOVES_MAX {
             let Some((kind, pack, end)) = waiting.pop() else { return };
-            let name = self.name(kind, pack);
+            let name = self.frames.pack_name(kind, pack);
             match self.look(&name, end).await {
                 Err(error) if error.is_gone() => match self.moved(kind, pack).await {
                     Some(to) => {
@@ -237,13 +238,6 @@ impl Looking<'_> {
                 Err(error) => self.report.note(&name, &error),
                 Ok(()) => {}
             }
-        }
-    }
-
-    fn name(&self, kind: KeyKind, pack: PackId) -> ObjectName {
-        match kind {
-            KeyKind::Content => ObjectName::ContentPack(self.source, pack),
-            KeyKind::Structure => ObjectName::StructurePack(self.source, pack),
         }
     }
 
@@ -303,7 +297,7 @@ impl Looking<'_> {
 
     async fn all_there(&self, kind: KeyKind, packs: &[PackId]) -> bool {
         for pack in packs {
-            let key = self.name(kind, *pack).to_string();
+            let key = self.frames.pack_name(kind, *pack).to_string();
             let there = async { within(READ_DEADLINE, self.region.ready().await?.head(&key)).await };
             let gone = matches!(there.await, Err(trouble) if trouble.is_not_found());
             if gone && self.moves_of(kind, *pack).await.is_empty() {
@@ -315,15 +309,20 @@ impl Looking<'_> {
 
     /// What movers say of a pack.
     async fn moves_of(&self, kind: KeyKind, pack: PackId) -> Vec<Moved> {
-        let prefix = ObjectName::moved_prefix(self.source, kind, pack);
-        let Ok(names) = self.repository.names(&self.order, &prefix).await else { return Vec::new() };
         let mut records = Vec::new();
-        for name in names.objects.keys().filter_map(|key| ObjectName::parse(key)) {
-            let decode =
-                |bytes: &[u8]| self.repository.open_record::<Moved>(self.source, RecordKind::Moved, &name, bytes);
-            match self.repository.fetch(&self.order, &name, decode).await {
-                Ok((moved, _)) if moved.check(&name).is_ok() => records.push(moved),
-                Ok(_) | Err(_) => {}
+        for source in self.frames.movers_of(kind, pack) {
+            let prefix = ObjectName::moved_prefix(source, kind, pack);
+            let Ok(names) = self.repository.names(&self.order, &prefix).await else { continue };
+            for name in names.objects.keys().filter_map(|key| ObjectName::parse(key)) {
+                let decode =
+                    |bytes: &[u8]| self.repository.open_record::<Moved>(source, RecordKind::Moved, &name, bytes);
+                match self.repository.fetch(&self.order, &name, decode).await {
+                    Ok((moved, _)) if moved.check(&name).is_ok() => {
+                        self.frames.lean_on_movers(source, &moved.to);
+                        records.push(moved);
+                    }
+                    Ok(_) | Err(_) => {}
+                }
             }
         }
         records

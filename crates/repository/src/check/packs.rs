@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use breakwater_crypto::Secret;
+use breakwater_crypto::{Secret, sha256};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
@@ -52,6 +52,8 @@ pub(crate) struct Examined {
     pub(crate) footer: Footer,
     /// Where the footer begins.
     pub(crate) footer_at: u64,
+    /// SHA-256 of the footer as it lies there.
+    pub(crate) footer_hash: [u8; 32],
     /// Bytes that were read to examine the frames.
     pub(crate) bytes: u64,
     /// Frames that were proven.
@@ -102,13 +104,13 @@ pub(crate) async fn examine(
     depth: Depth,
 ) -> Result<Examined, CheckError> {
     let repository = frames.repository();
-    let (trailer, footer) = open_footer(repository, name, bytes).await?;
+    let (trailer, footer, footer_hash) = open_footer(repository, name, bytes).await?;
     let header = bytes.range(0..HEADER_LENGTH as u64).await?;
     let (kind, pack) = expected(name, &header)?;
     let described = check_log_footer(name, &footer)?;
     let keys = Keys::open(frames, kind, pack, &header, &footer).await?;
     let mut examined =
-        Examined { footer, footer_at: trailer.offset, bytes: HEADER_LENGTH as u64, ..Examined::default() };
+        Examined { footer, footer_at: trailer.offset, footer_hash, bytes: HEADER_LENGTH as u64, ..Examined::default() };
     if depth == Depth::Ends {
         return Ok(examined);
     }
@@ -140,12 +142,12 @@ pub(crate) async fn examine(
     Ok(examined)
 }
 
-/// Trailer and footer of the object.
+/// Trailer and footer of the object, and the hash of the footer as it lies there.
 async fn open_footer(
     repository: &Repository,
     name: &ObjectName,
     bytes: &ObjectBytes<'_>,
-) -> Result<(Trailer, Footer), CheckError> {
+) -> Result<(Trailer, Footer, [u8; 32]), CheckError> {
     let (tail, size) = bytes.tail(TAIL_GUESS).await?;
     let trailer = Trailer::decode(&tail, size)?;
     let wanted = u64::from(trailer.length) + TRAILER_LENGTH as u64;
@@ -155,7 +157,7 @@ async fn open_footer(
     let source = name.source().ok_or_else(|| Trouble::Unusable(format!("`{name}` is not the name of a pack")))?;
     let structure = repository.structure_key(source);
     let footer = Footer::open(repository.suite(), &structure, repository.id(), name, &trailer, sealed)?;
-    Ok((trailer, footer))
+    Ok((trailer, footer, sha256(sealed)))
 }
 
 /// The keys of the packs that the frames come from, by the footer's order; none where only a recipient has it.

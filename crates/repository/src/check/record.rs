@@ -8,6 +8,7 @@ use crate::format::descriptor::{Descriptor, RegionRecord};
 use crate::format::domain::DomainRecord;
 use crate::format::gc_plan::{GcFence, GcPlan};
 use crate::format::hold::Hold;
+use crate::format::leaning::Leaning;
 use crate::format::log::StreamClaim;
 use crate::format::lost::Lost;
 use crate::format::manifest::Manifest;
@@ -16,6 +17,7 @@ use crate::format::open::{OpenRecord, SessionKeys, SourceRecord};
 use crate::format::recipients::RecipientsRecord;
 use crate::format::record::{RecordKind, read_json};
 use crate::format::tombstone::Tombstone;
+use crate::format::verified::Vouched;
 use crate::format::{FormatError, ObjectName};
 use crate::repository::Repository;
 use crate::session::commit::{RegisterValue, read_register};
@@ -108,6 +110,17 @@ fn read_of_source(repository: &Repository, name: &ObjectName, bytes: &[u8]) -> R
                 return Ok(Content::Keys(*session));
             }
             false
+        }
+        (ObjectName::Leaning(_, on), RecordKind::Leaning) => {
+            let leaning: Leaning = read_json(WHAT, &json)?;
+            (leaning.source, leaning.on) == (source, *on)
+        }
+        (ObjectName::Verified { .. }, RecordKind::Verified) => {
+            let Some(voucher) = repository.descriptor().voucher else {
+                return damaged(WHAT, "nobody can vouch for packs in this repository");
+            };
+            read_json::<Vouched>(WHAT, &json)?.open(&voucher, repository.id(), name)?;
+            true
         }
         (ObjectName::Open(_, session), RecordKind::Open) => read_json::<OpenRecord>(WHAT, &json)?.session == *session,
         (ObjectName::StreamClaim(_, generation, session), RecordKind::StreamClaim) => {

@@ -72,10 +72,11 @@ impl Walk {
     pub(super) async fn follow(&mut self, manifest: &Manifest, report: &mut RegionReport) {
         let name = ObjectName::Register(self.source, manifest.snapshot, manifest.session);
         report.snapshots += 1;
+        self.frames.lean_on(&manifest.leans);
         for session in &manifest.sessions {
-            if !self.keys.contains(session) {
+            if !self.has_keys(*session).await {
                 report.find(&name, format!("it needs the keys of session {session}, which are missing or damaged"));
-                let keys = ObjectName::SessionKeys(self.source, *session).to_string();
+                let keys = ObjectName::SessionKeys(self.frames.home_of(*session), *session).to_string();
                 report.affects(&keys, manifest.snapshot, None);
             }
         }
@@ -99,6 +100,22 @@ impl Walk {
                 }
             }
         }
+    }
+
+    /// Whether the keys of the session are whole in this region. Those of another source are looked at now.
+    async fn has_keys(&mut self, session: SessionId) -> bool {
+        let home = self.frames.home_of(session);
+        if home == self.source || self.keys.contains(&session) {
+            return self.keys.contains(&session);
+        }
+        for name in self.repository.session_key_names(home, session) {
+            let decode = |bytes: &[u8]| self.repository.decode_session_keys(home, session, &name, bytes);
+            if self.repository.fetch(&self.order, &name, decode).await.is_ok() {
+                self.keys.insert(session);
+                return true;
+            }
+        }
+        false
     }
 
     /// What the manifest's references list; none when that is more than is kept in memory, or cannot be read.
@@ -125,7 +142,7 @@ impl Walk {
     fn expect_listed(&self, name: &ObjectName, kind: KeyKind, location: &FrameLocation, report: &mut RegionReport) {
         let Some(needs) = &self.needs else { return };
         if !needs.get(&(kind, location.pack)).is_some_and(|pack| pack.covers(location)) {
-            let pack = ObjectName::of_pack(self.source, kind, location.pack);
+            let pack = self.frames.pack_name(kind, location.pack);
             let problem = format!(
                 "its references do not list all that it needs of `{pack}`, so the garbage collection may take that; hint: back \
                  up again and delete this snapshot before the next collection"
@@ -169,7 +186,7 @@ impl Walk {
             }
         }
         for pack in blamed {
-            let pack = ObjectName::ContentPack(self.source, pack).to_string();
+            let pack = self.frames.pack_name(KeyKind::Content, pack).to_string();
             report.affects(&pack, manifest.snapshot, Some(&entry.path));
         }
         if followed && total != *size {
@@ -205,7 +222,7 @@ impl Walk {
                     let session = location.pack.session;
                     return Err(Problem::Text(format!("a leaf names session {session}, which the manifest does not")));
                 }
-                if report.is_found(&ObjectName::ContentPack(self.source, location.pack).to_string()) {
+                if report.is_found(&self.frames.pack_name(KeyKind::Content, location.pack).to_string()) {
                     damaged.insert(location.pack);
                 }
                 self.find_frame(class, location).await?;
@@ -230,7 +247,7 @@ impl Walk {
 
     async fn find_in_place(&mut self, location: &FrameLocation) -> Result<(), Problem> {
         let pack = location.pack;
-        let name = ObjectName::ContentPack(self.source, pack);
+        let name = self.frames.pack_name(KeyKind::Content, pack);
         if !self.packs.tables.contains_key(&pack) {
             let footer = match self.repository.fetch_footer(&self.order, &name).await {
                 Ok((footer, _)) => footer,

@@ -12,8 +12,12 @@ use super::record::read_json;
 const WHAT: &str = "repository descriptor";
 const FORMAT: &str = "breakwater-repository";
 
-/// Features that a program may have to know. This version has none beyond the format itself.
-const KNOWN_FEATURES: [&str; 0] = [];
+/// Snapshots may refer to packs of other sources of their domain, as far as a recipient has vouched for them
+/// (docs/format.md, section 9).
+const VERIFIED_CHUNKS: &str = "verified-chunks";
+
+/// Features that a program may have to know.
+const KNOWN_FEATURES: [&str; 1] = [VERIFIED_CHUNKS];
 
 /// What a repository is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +43,30 @@ pub struct Descriptor {
     pub root: [u8; 32],
     /// What a program must know.
     pub features: Features,
+    /// The public key of whoever vouches for chunks; none where no source may lean on another.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "hex_or_none")]
+    pub voucher: Option<[u8; 32]>,
+}
+
+/// Thirty-two bytes as hex, where they are there.
+mod hex_or_none {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Option<[u8; 32]>, serializer: S) -> Result<S::Ok, S::Error> {
+        match bytes {
+            Some(bytes) => hex::serde::serialize(bytes, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<[u8; 32]>, D::Error> {
+        let text: Option<String> = Option::deserialize(deserializer)?;
+        let decode = |text: String| {
+            let mut bytes = [0; 32];
+            hex::decode_to_slice(text, &mut bytes).map(|()| bytes).map_err(serde::de::Error::custom)
+        };
+        text.map(decode).transpose()
+    }
 }
 
 /// Names of features that a program must know before it may do a thing.
@@ -77,7 +105,19 @@ impl Descriptor {
             created,
             root,
             features: Features::default(),
+            voucher: None,
         }
+    }
+
+    /// The same of a repository whose sources may lean on each other's chunks once the holder of `voucher` vouches for
+    /// them. Programs that do not know of that must neither read, write nor delete.
+    #[must_use]
+    pub fn with_verified_chunks(mut self, voucher: [u8; 32]) -> Self {
+        for needed in [&mut self.features.read, &mut self.features.write, &mut self.features.delete] {
+            needed.insert(VERIFIED_CHUNKS.to_owned());
+        }
+        self.voucher = Some(voucher);
+        self
     }
 
     /// The bytes of the object.
@@ -106,6 +146,10 @@ impl Descriptor {
             return Err(newer(format!("HPKE suite `{}`", descriptor.hpke)));
         }
         descriptor.check_use(Use::Read)?;
+        let lean = descriptor.features.read.contains(VERIFIED_CHUNKS);
+        if lean != descriptor.voucher.is_some() {
+            return Err(FormatError::damaged(WHAT, "its features and its voucher do not fit"));
+        }
         if descriptor.extent_size == 0 || descriptor.pack_size == 0 {
             return Err(FormatError::damaged(WHAT, "a size is zero"));
         }

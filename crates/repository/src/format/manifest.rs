@@ -4,6 +4,7 @@ use breakwater_core::{Attempt, DomainName, JobId, LogPosition, SessionId, Snapsh
 use serde::{Deserialize, Serialize};
 
 use super::FrameLocation;
+use super::leaning::LeanedOn;
 
 /// Everything about one snapshot that is not in its tree. Written last: a region that shows it holds all that it names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,9 @@ pub struct Manifest {
     pub references: Vec<FrameLocation>,
     /// All sessions that packs named by tree and leaves belong to.
     pub sessions: Vec<SessionId>,
+    /// Those of them that belong to other sources.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leans: Vec<LeanedOn>,
     /// The snapshots that it was compared with.
     pub bases: Vec<SnapshotSession>,
     /// Figures.

@@ -27,8 +27,25 @@ pub enum ObjectName {
     Erased(DomainName),
     /// `repo/audit/<id>`: proof of something that was done to the repository as a whole.
     Audit(Uid),
+    /// `repo/verified/<domain>/<source>.<snapshot>.<session>.<run>-<no>`: packs of a snapshot that a recipient vouches for.
+    Verified {
+        /// The domain.
+        domain: DomainName,
+        /// The source of the snapshot and of the packs.
+        source: SourceUid,
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// The session that committed it.
+        session: SessionId,
+        /// The run that read them.
+        run: SessionId,
+        /// Which part of what it found.
+        part: u32,
+    },
     /// `meta/<source>/source`
     Source(SourceUid),
+    /// `meta/<source>/leans/<other source>`
+    Leaning(SourceUid, SourceUid),
     /// `meta/<source>/keys/<session>`
     SessionKeys(SourceUid, SessionId),
     /// `meta/<source>/keys/<session>.<epoch>`: the session secret, sealed again for a later epoch of the domain.
@@ -125,7 +142,9 @@ impl ObjectName {
             ["repo", "audit", "erased", domain] => Some(ObjectName::Erased(DomainName::new(domain).ok()?)),
             ["repo", "recipients", number] => Some(ObjectName::Recipients(decimal(number)?)),
             ["repo", "audit", audit] => Some(ObjectName::Audit(id(audit)?)),
+            ["repo", "verified", domain, name] => verified(DomainName::new(domain).ok()?, name),
             ["meta", source, "source"] => Some(ObjectName::Source(id(source)?)),
+            ["meta", source, "leans", other] => Some(ObjectName::Leaning(id(source)?, id(other)?)),
             ["meta", source, "keys", keys] => match keys.split_once('.') {
                 None => Some(ObjectName::SessionKeys(id(source)?, id(keys)?)),
                 Some((session, epoch)) => Some(ObjectName::ResealedKeys(id(source)?, id(session)?, decimal(epoch)?)),
@@ -195,7 +214,9 @@ impl ObjectName {
             | ObjectName::Recipients(_)
             | ObjectName::Erased(_)
             | ObjectName::Audit(_) => None,
-            ObjectName::Source(source)
+            ObjectName::Verified { source, .. }
+            | ObjectName::Source(source)
+            | ObjectName::Leaning(source, _)
             | ObjectName::SessionKeys(source, _)
             | ObjectName::ResealedKeys(source, ..)
             | ObjectName::Open(source, _)
@@ -230,6 +251,11 @@ impl ObjectName {
         format!("meta/{source}/moved/{}-{pack}.", word(kind))
     }
 
+    /// The prefix of all that recipients vouch for in `domain`.
+    pub fn verified_prefix(domain: &DomainName) -> String {
+        format!("repo/verified/{domain}/")
+    }
+
     /// The prefix of everything that `source` has under `meta/`, with the folder `folder` (`snap`, `open`, …).
     pub fn meta_prefix(source: SourceUid, folder: &str) -> String {
         format!("meta/{source}/{folder}/")
@@ -250,7 +276,11 @@ impl fmt::Display for ObjectName {
             ObjectName::Erased(domain) => write!(f, "repo/audit/erased/{domain}"),
             ObjectName::Recipients(number) => write!(f, "repo/recipients/{number}"),
             ObjectName::Audit(audit) => write!(f, "repo/audit/{audit}"),
+            ObjectName::Verified { domain, source, snapshot, session, run, part } => {
+                write!(f, "repo/verified/{domain}/{source}.{snapshot}.{session}.{run}-{part:08x}")
+            }
             ObjectName::Source(source) => write!(f, "meta/{source}/source"),
+            ObjectName::Leaning(source, other) => write!(f, "meta/{source}/leans/{other}"),
             ObjectName::SessionKeys(source, session) => write!(f, "meta/{source}/keys/{session}"),
             ObjectName::ResealedKeys(source, session, epoch) => write!(f, "meta/{source}/keys/{session}.{epoch}"),
             ObjectName::Open(source, session) => write!(f, "meta/{source}/open/{session}"),
@@ -335,6 +365,14 @@ fn pack(text: &str) -> Option<PackId> {
     Some(PackId { session: id(session)?, number: hex32(number)? })
 }
 
+fn verified(domain: DomainName, text: &str) -> Option<ObjectName> {
+    let mut parts = text.split('.');
+    let (source, snapshot) = (id(parts.next()?)?, id(parts.next()?)?);
+    let (session, PackId { session: run, number: part }) = (id(parts.next()?)?, pack(parts.next()?)?);
+    let name = ObjectName::Verified { domain, source, snapshot, session, run, part };
+    parts.next().is_none().then_some(name)
+}
+
 fn stream(text: &str) -> Option<(Generation, SessionId)> {
     let (generation, session) = text.split_once('.')?;
     Some((Generation(hex32(generation)?), id(session)?))
@@ -369,6 +407,15 @@ mod tests {
             ObjectName::Region,
             ObjectName::Domain { domain: DomainName::new("default").unwrap(), epoch: n },
             ObjectName::Source(source),
+            ObjectName::Leaning(source, SourceUid::from_bytes(b)),
+            ObjectName::Verified {
+                domain: DomainName::new("default").unwrap(),
+                source,
+                snapshot,
+                session,
+                run: SessionId::from_bytes(a),
+                part: n,
+            },
             ObjectName::Recipients(n),
             ObjectName::Erased(DomainName::new("default").unwrap()),
             ObjectName::SessionKeys(source, session),

@@ -4,6 +4,7 @@ use breakwater_core::{Attempt, DomainName, JobId, SessionId, SnapshotId, SourceU
 use breakwater_crypto::Seal;
 use serde::{Deserialize, Serialize};
 
+use super::leaning::Lean;
 use super::manifest::SnapshotSession;
 
 /// A source, as it was when it was first written to the repository.
@@ -52,6 +53,9 @@ pub struct OpenRecord {
     pub bases: Vec<SnapshotSession>,
     /// Dead sessions whose packs it may refer to.
     pub adopts: Vec<SessionId>,
+    /// Snapshots of other sources whose verified packs it may refer to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leans: Vec<Lean>,
     /// When it began.
     pub started: Timestamp,
 }

@@ -35,7 +35,7 @@ pub enum RecordKind {
     Moved,
     /// What a run of the garbage collection does.
     GcPlan,
-    /// Chunks that were read back and found whole.
+    /// Packs that were read back and found whole.
     Verified,
     /// Why a snapshot must not be deleted.
     Hold,
@@ -43,6 +43,8 @@ pub enum RecordKind {
     Audit,
     /// Chunks that no region has whole.
     Lost,
+    /// That a source may refer to packs of another one.
+    Leaning,
 }
 
 impl RecordKind {
@@ -63,6 +65,7 @@ impl RecordKind {
             RecordKind::Hold => 12,
             RecordKind::Audit => 13,
             RecordKind::Lost => 14,
+            RecordKind::Leaning => 15,
         }
     }
 
@@ -82,6 +85,7 @@ impl RecordKind {
             12 => RecordKind::Hold,
             13 => RecordKind::Audit,
             14 => RecordKind::Lost,
+            15 => RecordKind::Leaning,
             _ => return Err(FormatError::Newer { what: WHAT, detail: format!("kind {byte}") }),
         })
     }

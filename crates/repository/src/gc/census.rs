@@ -1,10 +1,11 @@
 //! What the regions say of a source's sessions: step (1) tombstones, (2) open records, (3) registers, in this order.
 //!
 //! Invariant: a tombstone counts in this round only if it was durable in every region before the open records were listed.
+//! That holds for the tombstones of sources that lean on this one too; those are not spread by this round.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use breakwater_core::{SessionId, SnapshotId};
+use breakwater_core::{SessionId, SnapshotId, SourceUid};
 use breakwater_storage::Payload;
 use futures::{StreamExt, TryStreamExt};
 
@@ -85,11 +86,25 @@ impl Everywhere<'_> {
         Ok(Census { tombs, opens, registers: registers(&names), runs: BTreeMap::new() })
     }
 
+    /// What is to be known of another source that leans on the one of this round. Nothing is written for it.
+    pub(super) async fn census_of_leaner(&self) -> Result<Census, Stop> {
+        let tombs = self.opened_tombs(Spread::No).await?;
+        let opens = open_sessions(&self.names(&self.prefix("open")).await?);
+        let registers = registers(&self.names(&self.prefix("snap")).await?);
+        Ok(Census { tombs, opens, registers, runs: BTreeMap::new() })
+    }
+
     /// The tombstones that open, made durable in every region.
     async fn tombs(&self, dry_run: bool) -> Result<BTreeMap<SessionId, SnapshotId>, Stop> {
+        self.opened_tombs(if dry_run { Spread::Pretend } else { Spread::Yes }).await
+    }
+
+    /// The tombstones that open and are in every region, or have been brought there.
+    async fn opened_tombs(&self, spread: Spread) -> Result<BTreeMap<SessionId, SnapshotId>, Stop> {
         let found = tombstones(&self.names(&self.prefix("snap")).await?);
         let regions = self.repository.regions().len();
-        let reads = found.into_iter().map(|((session, snapshot), holders)| async move {
+        let found = found.into_iter().filter(|(_, holders)| spread != Spread::No || *holders == regions);
+        let reads = found.map(|((session, snapshot), holders)| async move {
             self.go_on()?;
             let name = ObjectName::Tombstone(self.source, snapshot, session);
             let structure = self.repository.structure_key(self.source);
@@ -104,7 +119,7 @@ impl Everywhere<'_> {
                 }
                 Err(error) => return Err(Stop::Failed(error)),
             };
-            if holders < regions && !dry_run {
+            if holders < regions && spread == Spread::Yes {
                 let owed = self.repository.bury(self.source, &tombstone).await?;
                 if !owed.is_empty() {
                     return Err(Stop::Away(owed));
@@ -229,6 +244,17 @@ impl Everywhere<'_> {
     }
 }
 
+/// What is to be done with tombstones that some region lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spread {
+    /// They are brought there.
+    Yes,
+    /// They are taken as if that had been done.
+    Pretend,
+    /// They do not count.
+    No,
+}
+
 fn open_sessions(names: &Names) -> BTreeSet<SessionId> {
     let session = |key: &String| match ObjectName::parse(key) {
         Some(ObjectName::Open(_, session)) => Some(session),
@@ -275,6 +301,18 @@ pub(super) struct Pins {
 }
 
 impl Pins {
+    /// Adds what an undecided session of another source leans on in `source`.
+    pub(super) fn add_leaner(&mut self, record: &OpenRecord, source: SourceUid) {
+        let leans = record.leans.iter().filter(|lean| lean.source == source);
+        let bases: BTreeSet<SnapshotSession> =
+            leans.map(|lean| SnapshotSession { snapshot: lean.snapshot, session: lean.session }).collect();
+        // By its own bases it may keep something too.
+        if !bases.is_empty() || !record.bases.is_empty() {
+            self.pins.push(Pin { session: record.session, started: record.started });
+        }
+        self.bases.extend(bases);
+    }
+
     /// Adds what an undecided session named when it began.
     pub(super) fn add(&mut self, record: &OpenRecord) {
         self.pins.push(Pin { session: record.session, started: record.started });

@@ -88,6 +88,23 @@ impl Everywhere<'_> {
                 }
             }
         }
+        if self.repository.descriptor().voucher.is_some() {
+            // Retired by the tombstones, which whoever would lean on them looks for.
+            let domain = self.repository.domain_of(self.source).clone();
+            for (key, holders) in self.names(&ObjectName::verified_prefix(&domain)).await?.objects {
+                let size = holders.regions.first().map_or(0, |(_, size)| *size);
+                match ObjectName::parse(&key) {
+                    Some(name @ ObjectName::Verified { source, session, .. })
+                        if source == self.source
+                            && census.tombs.contains_key(&session)
+                            && !pinned.contains(&session) =>
+                    {
+                        self.remove(&name, size, pace, report).await?;
+                    }
+                    _ => {}
+                }
+            }
+        }
         // In a pack that was moved a frame that nobody needs may lie beside others; who checks the pack opens it too.
         let sealed = marked.origins.iter().filter(|(run, _)| kept.contains(run)).flat_map(|(_, origins)| origins);
         let sealed: BTreeSet<&SessionId> = sealed.collect();

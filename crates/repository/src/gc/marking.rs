@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
-use breakwater_core::SessionId;
+use breakwater_core::{SessionId, SourceUid};
 use breakwater_crypto::ChunkId;
 
 use super::census::{Census, Pins, Standing};
@@ -30,6 +30,8 @@ pub(super) struct Marked {
     /// The same for frames that moved, by their new places.
     pub(super) moved: SortedLive,
     pub(super) pins: Pins,
+    /// Sources that lean on this one.
+    pub(super) leaners: Vec<SourceUid>,
     /// Snapshots that are there.
     pub(super) snapshots: u64,
     /// Sessions whose keys are needed.
@@ -73,7 +75,51 @@ impl Everywhere<'_> {
         let frames = FrameReader::new(self.repository, self.source, self.repository.read_order());
         let rows = LiveRows::new(scratch, MEMORY);
         let mut marking = Marking { all: self, frames, rows, wanted, seen: HashSet::new(), sessions: BTreeSet::new() };
-        let (mut snapshots, mut settled, mut pins) = (0, Vec::new(), Pins::default());
+        let (mut settled, mut pins) = (Vec::new(), Pins::default());
+        let (snapshots, undecided) = self.committed(census, &mut marking, &mut settled).await?;
+        for session in undecided {
+            if census.opens.contains(&session) {
+                pins.add(&self.open_record(session).await?);
+            } else {
+                // It was fenced in some region, and what it named is known to none.
+                pins.sessions.insert(session);
+            }
+        }
+        pins.bases.extend(self.held(census).await?);
+        let leaners = self.leaners().await?;
+        for leaner in &leaners {
+            self.mark_leaner(*leaner, &mut marking, &mut pins).await?;
+        }
+        self.bases(census, &mut marking, &mut pins).await?;
+        // Where lost chunks were stored anew, older snapshots lean on the packs of the session that did so.
+        for key in self.names(&ObjectName::meta_prefix(self.source, "moved")).await?.objects.keys() {
+            if let Some(ObjectName::Moved { mover, .. }) = ObjectName::parse(key)
+                && !census.runs.contains_key(&mover)
+            {
+                pins.sessions.insert(mover);
+            }
+        }
+        let (live, mut sessions) = (marking.rows.finish()?, marking.sessions);
+        sessions.extend(pins.sessions.iter().copied());
+        let mut moved = LiveRows::new(scratch, MEMORY);
+        let needed = live.clone();
+        let followed = tokio::task::spawn_blocking(move || {
+            super::live::follow(&needed, &from, &mut moved)?;
+            moved.finish()
+        });
+        let moved = followed.await.map_err(std::io::Error::other)??;
+        Ok(Marked { live, moved, pins, leaners, snapshots, sessions, settled, unclear, origins })
+    }
+
+    /// Marks what the committed sessions without tombstone need; answers how many there are, and the sessions that nothing
+    /// has decided.
+    async fn committed(
+        &self,
+        census: &Census,
+        marking: &mut Marking<'_>,
+        settled: &mut Vec<SessionId>,
+    ) -> Result<(u64, BTreeSet<SessionId>), Stop> {
+        let mut snapshots = 0;
         let mut undecided: BTreeSet<SessionId> =
             census.opens.iter().filter(|session| !census.registers.contains_key(session)).copied().collect();
         for (session, register) in census.registers.iter().filter(|(session, _)| !census.tombs.contains_key(session)) {
@@ -92,15 +138,12 @@ impl Everywhere<'_> {
                 }
             }
         }
-        for session in undecided.iter().filter(|session| !census.tombs.contains_key(session)) {
-            if census.opens.contains(session) {
-                pins.add(&self.open_record(*session).await?);
-            } else {
-                // It was fenced in some region, and what it named is known to none.
-                pins.sessions.insert(*session);
-            }
-        }
-        pins.bases.extend(self.held(census).await?);
+        undecided.retain(|session| !census.tombs.contains_key(session));
+        Ok((snapshots, undecided))
+    }
+
+    /// Marks what deleted snapshots need that undecided sessions name.
+    async fn bases(&self, census: &Census, marking: &mut Marking<'_>, pins: &mut Pins) -> Result<(), Stop> {
         for base in pins.bases.clone() {
             if !census.tombs.contains_key(&base.session) {
                 continue;
@@ -113,24 +156,27 @@ impl Everywhere<'_> {
                 pins.sessions.extend(manifest.sessions.iter().copied());
             }
         }
-        // Where lost chunks were stored anew, older snapshots lean on the packs of the session that did so.
-        for key in self.names(&ObjectName::meta_prefix(self.source, "moved")).await?.objects.keys() {
-            if let Some(ObjectName::Moved { mover, .. }) = ObjectName::parse(key)
-                && !census.runs.contains_key(&mover)
-            {
-                pins.sessions.insert(mover);
-            }
+        Ok(())
+    }
+
+    /// Marks what `leaner` needs of this source's packs, and adds what its undecided sessions lean on to `pins`.
+    async fn mark_leaner(&self, leaner: SourceUid, marking: &mut Marking<'_>, pins: &mut Pins) -> Result<(), Stop> {
+        let other = self.of(leaner);
+        let census = other.census_of_leaner().await?;
+        let frames = FrameReader::new(self.repository, leaner, self.repository.read_order());
+        let own = std::mem::replace(&mut marking.frames, frames);
+        let (_, undecided) = other.committed(&census, marking, &mut Vec::new()).await?;
+        let mut its_pins = Pins::default();
+        for session in undecided.into_iter().filter(|session| census.opens.contains(session)) {
+            let record = other.open_record(session).await?;
+            its_pins.add(&record);
+            pins.add_leaner(&record, self.source);
         }
-        let (live, mut sessions) = (marking.rows.finish()?, marking.sessions);
-        sessions.extend(pins.sessions.iter().copied());
-        let mut moved = LiveRows::new(scratch, MEMORY);
-        let needed = live.clone();
-        let followed = tokio::task::spawn_blocking(move || {
-            super::live::follow(&needed, &from, &mut moved)?;
-            moved.finish()
-        });
-        let moved = followed.await.map_err(std::io::Error::other)??;
-        Ok(Marked { live, moved, pins, snapshots, sessions, settled, unclear, origins })
+        its_pins.bases.extend(other.held(&census).await?);
+        other.bases(&census, marking, &mut its_pins).await?;
+        pins.sessions.extend(its_pins.sessions);
+        marking.frames = own;
+        Ok(())
     }
 
     /// Notes where the frames in the packs of `run` were; false when that cannot be told.
@@ -194,6 +240,10 @@ impl From<RepositoryError> for Unmarked {
 
 impl Marking<'_> {
     async fn manifest(&mut self, manifest: &Manifest) -> Result<(), Unmarked> {
+        let is_own = self.frames.source() == self.all.source;
+        if !is_own && !manifest.leans.iter().any(|leaned_on| leaned_on.source == self.all.source) {
+            return Ok(());
+        }
         self.sessions.extend(manifest.sessions.iter().copied());
         self.sessions.insert(manifest.session);
         if manifest.references.is_empty() && !manifest.tree.is_empty() {

@@ -64,6 +64,7 @@ impl Everywhere<'_> {
         let marked = self.mark(&census, &directory).await?;
         report.tombstones = census.tombs.len() as u64;
         report.snapshots = marked.snapshots;
+        report.leaners.clone_from(&marked.leaners);
         report.pins.clone_from(&marked.pins.pins);
         self.go_on()?;
         let (swept, verdicts, unknown) = self.sweep(&census, &marked, options.repack_below, &directory).await?;

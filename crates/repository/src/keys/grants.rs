@@ -7,6 +7,7 @@ use breakwater_crypto::{Grant, GrantSecrets, Purpose, ReaperKey, RecipientId, Se
 
 use crate::error::RepositoryError;
 use crate::fetch::ReadOrder;
+use crate::frames::FrameReader;
 use crate::repository::Repository;
 use crate::snapshots::SnapshotSummary;
 
@@ -31,9 +32,11 @@ impl Repository {
         self.opener("granting a snapshot")?;
         let source: SourceUid = snapshot.source.uid;
         let manifest = self.manifest(order, source, snapshot.id, snapshot.session).await?;
+        let frames = FrameReader::new(self, source, order.clone());
+        frames.lean_on(&manifest.leans);
         let mut sessions: BTreeMap<SessionId, Secret> = BTreeMap::new();
         for session in &manifest.sessions {
-            sessions.insert(*session, self.session_secret(order, source, *session).await?);
+            sessions.insert(*session, frames.session_secret(*session).await?);
         }
         let secrets =
             GrantSecrets { id_key: self.id_key_of(source).clone(), structure: self.structure_key(source), sessions };

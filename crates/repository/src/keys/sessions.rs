@@ -72,7 +72,7 @@ impl Repository {
         session: SessionId,
     ) -> Result<Secret, RepositoryError> {
         self.needs_content("opening content")?;
-        if let Some(granted) = self.granted(source, session) {
+        if let Some(granted) = self.granted(session) {
             return granted;
         }
         let mut first = None;
@@ -92,9 +92,10 @@ impl Repository {
     }
 
     /// The secret out of a grant, or that it is not in it; `None` where the handle was not opened with one.
-    pub(crate) fn granted(&self, source: SourceUid, session: SessionId) -> Option<Result<Secret, RepositoryError>> {
+    pub(crate) fn granted(&self, session: SessionId) -> Option<Result<Secret, RepositoryError>> {
         let grant = self.ring().grant.as_ref()?;
-        let secret = grant.secrets.sessions.get(&session).filter(|_| grant.grant.source == source);
+        // Sessions of other sources are in it where the snapshot leans on them.
+        let secret = grant.secrets.sessions.get(&session);
         Some(secret.cloned().ok_or(RepositoryError::NotGranted { session, snapshot: grant.grant.snapshot }))
     }
 

@@ -45,10 +45,15 @@ pub struct RegionAudit {
 /// Where a source's objects lie, in the order in which they may be copied.
 fn prefixes(source: SourceUid) -> Vec<String> {
     let meta = |kind: &str| format!("meta/{source}/{kind}");
-    let mut all = ["source", "keys/", "open/", "stream/", "history/", "pack/"].map(meta).to_vec();
+    let mut all = ["source", "leans/", "keys/", "open/", "stream/", "history/", "pack/"].map(meta).to_vec();
     all.push(format!("data/{source}/"));
-    all.extend(["moved/", "tail/", "gc/", "hold/", "snap/"].map(meta));
+    all.extend(["moved/", "tail/", "gc/", "hold/"].map(meta));
     all
+}
+
+/// Where its registers lie, which may name all of that, and packs of sources that it leans on.
+fn registers(source: SourceUid) -> Vec<String> {
+    vec![format!("meta/{source}/snap/")]
 }
 
 /// The source that a name below `meta/` or `data/` belongs to.
@@ -104,11 +109,21 @@ impl RegionSet {
             ..AuditReport::default()
         };
         let there = self.confirmed(0..self.set.regions.len(), &mut report).await;
-        let repository = ["repo/descriptor".to_owned(), "repo/domain/".to_owned()];
+        let repository = ["repo/descriptor", "repo/domain/", "repo/verified/"].map(str::to_owned);
         let mut whole = self.audit_in_order(&repository, &there, &mut report).await;
         let mut sound = Vec::new();
-        for source in sources {
-            sound.push((*source, self.audit_in_order(&prefixes(*source), &there, &mut report).await));
+        for group in self.groups(sources, &there).await {
+            let mut before = Vec::new();
+            for source in &group {
+                before.push((*source, self.audit_in_order(&prefixes(*source), &there, &mut report).await));
+            }
+            for (source, mut regions) in before.clone() {
+                let leaned_on = self.set.comparison.leaned_on(source);
+                for (_, others) in before.iter().filter(|(other, _)| leaned_on.contains(other)) {
+                    regions.retain(|index| others.contains(index));
+                }
+                sound.push((source, self.audit_in_order(&registers(source), &regions, &mut report).await));
+            }
         }
         // A place that went away in between looked empty, and so as if the others missed nothing.
         let still = self.confirmed(there, &mut report).await;
@@ -119,6 +134,29 @@ impl RegionSet {
         }
         self.set.wake_all();
         (report, whole)
+    }
+
+    /// `sources` and those that they lean on, in groups: what a source's manifests name lies with sources of its own group.
+    async fn groups(&self, sources: &[SourceUid], there: &BTreeSet<usize>) -> Vec<Vec<SourceUid>> {
+        let (mut alone, mut together) = (Vec::new(), BTreeSet::new());
+        for source in sources {
+            let prefix = format!("meta/{source}/leans/");
+            let listings = self.handles().enumerate().filter(|(index, _)| there.contains(index));
+            let listings = listings.map(|(index, handle)| (index, handle.storage.list(&prefix))).collect();
+            // Where this breaks off, the same listing of the audit says so, or takes up what it finds.
+            let mut merge = Merge::new(listings, LIST_PATIENCE);
+            while let Some(row) = merge.next().await {
+                self.set.comparison.note_leaning(&row.name);
+            }
+            match self.set.comparison.leaned_on(*source) {
+                others if others.is_empty() => alone.push(*source),
+                others => together.extend(others.into_iter().chain([*source])),
+            }
+        }
+        alone.retain(|source| !together.contains(source));
+        let mut groups: Vec<Vec<SourceUid>> = alone.into_iter().map(|source| vec![source]).collect();
+        groups.extend((!together.is_empty()).then(|| together.into_iter().collect()));
+        groups
     }
 
     /// Those of `regions` that say now that they are the ones that were joined.
@@ -178,6 +216,7 @@ impl RegionSet {
     }
 
     fn compare(&self, row: &Row, merge: &Merge, sound: &mut BTreeSet<usize>, report: &mut AuditReport) {
+        self.set.comparison.note_leaning(&row.name);
         let size = row.size();
         let register = Place::of(&row.name).rank == super::order::Rank::Commit;
         if row.holders.iter().any(|(_, other)| *other != size) {

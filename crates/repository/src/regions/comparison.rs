@@ -2,7 +2,8 @@
 //!
 //! What a region missed before this process began is known only once its listing was laid beside those of the others. So
 //! a manifest is held back from a region until its source was compared with every other region that answers; a region
-//! that is away cannot be compared with, and is made up for when it is back.
+//! that is away cannot be compared with, and is made up for when it is back. Where the source leans on others, all that goes
+//! for those too.
 //!
 //! Invariant: a pair of regions counts as compared over a source only when both listings were whole, and both places
 //! have said after it that they are still the regions that were joined.
@@ -29,11 +30,16 @@ struct Pair {
     whole: bool,
 }
 
+/// Who leans on whom.
+type Leans = HashMap<String, BTreeSet<String>>;
+
 /// What was compared, and who waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
     /// By the numbers of the regions, the lower one first.
     pairs: Mutex<HashMap<(usize, usize), Pair>>,
+    /// By source, the sources whose packs its manifests may name; both as in names.
+    leans: Mutex<Arc<Leans>>,
     /// Whether everything is to be compared, and not only what a manifest waits for.
     keep: AtomicBool,
     /// A manifest waits.
@@ -44,13 +50,24 @@ pub(super) struct Comparison {
 
 /// What held a region's manifests back at one moment.
 #[derive(Debug, Default)]
-pub(super) struct Gate(Vec<Arc<HashSet<SourceUid>>>);
+pub(super) struct Gate {
+    compared: Vec<Arc<HashSet<SourceUid>>>,
+    leans: Arc<Leans>,
+}
 
 impl Gate {
     /// Whether a manifest of the source that `scope` names may become visible.
     pub(super) fn is_open(&self, scope: &str) -> bool {
-        let Ok(source) = scope.parse::<SourceUid>() else { return true };
-        self.0.iter().all(|compared| compared.contains(&source))
+        let is_compared = |scope: &str| {
+            let Ok(source) = scope.parse::<SourceUid>() else { return true };
+            self.compared.iter().all(|compared| compared.contains(&source))
+        };
+        is_compared(scope) && self.leaned_on(scope).all(is_compared)
+    }
+
+    /// The sources that the one which `scope` names leans on.
+    pub(super) fn leaned_on(&self, scope: &str) -> impl Iterator<Item = &str> {
+        self.leans.get(scope).into_iter().flatten().map(String::as_str)
     }
 }
 
@@ -61,6 +78,28 @@ impl Comparison {
 
     fn pair(&self, one: usize, other: usize) -> Pair {
         self.pairs().get(&(one.min(other), one.max(other))).cloned().unwrap_or_default()
+    }
+
+    /// Takes up what a name `meta/<source>/leans/<other>` says; other names say nothing.
+    pub(super) fn note_leaning(&self, name: &str) {
+        let mut parts = name.split('/');
+        if let (Some("meta"), Some(source), Some("leans"), Some(other), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+        {
+            let mut leans = self.leans.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::make_mut(&mut leans).entry(source.to_owned()).or_default().insert(other.to_owned());
+        }
+    }
+
+    /// Who leans on whom, as far as it was seen.
+    fn leans(&self) -> Arc<Leans> {
+        Arc::clone(&self.leans.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The sources that `source` leans on.
+    pub(super) fn leaned_on(&self, source: SourceUid) -> Vec<SourceUid> {
+        let leans = self.leans();
+        leans.get(&source.to_string()).into_iter().flatten().filter_map(|other| other.parse().ok()).collect()
     }
 
     /// These regions were compared with each other over `source`.
@@ -94,7 +133,8 @@ impl Set {
 
     /// What holds the manifests of region number `index` back now.
     pub(super) fn gate(&self, index: usize) -> Gate {
-        Gate(self.peers(index).map(|other| self.comparison.pair(index, other).sources).collect())
+        let compared = self.peers(index).map(|other| self.comparison.pair(index, other).sources).collect();
+        Gate { compared, leans: self.comparison.leans() }
     }
 
     /// Whether all that region number `index` missed before this set was made is known.

@@ -148,7 +148,9 @@ impl Lane {
             let place = Place::of(&entry.name);
             let due = !entry.running && entry.not_before.is_none_or(|at| at <= now);
             let shut = place.rank == Rank::Commit && !gate.is_open(place.scope);
-            let ready = due && !shut && !pending.holds_back(place);
+            let waits =
+                || place.rank == Rank::Commit && gate.leaned_on(place.scope).any(|other| pending.is_leaned_on(other));
+            let ready = due && !shut && !pending.holds_back(place) && !waits();
             if ready {
                 match entry.shipment.upgrade() {
                     Some(shipment) if entry.direct && free.direct > 0 => {

@@ -44,7 +44,7 @@ impl<'a> Place<'a> {
         let first = rest.split('/').next().unwrap_or_default();
         let after_dot = |text: &'a str| text.split('.').nth(1).unwrap_or_default();
         let (session, rank) = match (top, kind) {
-            ("meta", "source") => ("", Rank::Pack),
+            ("meta", "source" | "leans") => ("", Rank::Pack),
             ("meta", "keys" | "open") => (first.split('.').next().unwrap_or_default(), Rank::Early),
             ("meta", "stream") => (after_dot(first), Rank::Early),
             (_, "pack") => (first.split('-').next().unwrap_or_default(), Rank::Pack),
@@ -89,6 +89,11 @@ impl<'a> Pending<'a> {
                 Rank::Other => self.any.contains(place.scope),
                 Rank::Early | Rank::Pack | Rank::Log => false,
             }
+    }
+
+    /// Whether something added earlier of the source `scope` may be named by a manifest of a source that leans on it.
+    pub(crate) fn is_leaned_on(&self, scope: &str) -> bool {
+        self.leaned_on.contains(scope) || self.other.contains(scope)
     }
 
     /// Adds an object that is not in the region yet.

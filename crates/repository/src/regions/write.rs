@@ -205,6 +205,7 @@ impl RegionSet {
     /// Queues the object in every region.
     fn depart(&self, name: &str, payload: Payload) -> Voyage {
         let set = &self.set;
+        set.comparison.note_leaning(name);
         let clear = set.regions.iter().map(super::region::Region::is_clear).collect::<Vec<_>>();
         let is_sync = |index: usize| set.regions.get(index).is_some_and(|region| region.handle.role == Role::Sync);
         let clear_sync = clear.iter().enumerate().filter(|(index, clear)| **clear && is_sync(*index)).count();

@@ -121,8 +121,9 @@ impl Walk<'_> {
             Ok(manifest) => manifest,
             Err(error) => return losses.add(&error, |why| loss(None, register.to_string(), why)),
         };
+        self.frames.lean_on(&manifest.leans);
         for needed in &manifest.sessions {
-            let keys = ObjectName::SessionKeys(self.source, *needed);
+            let keys = ObjectName::SessionKeys(self.frames.home_of(*needed), *needed);
             if let Err(error) = self.frames.session_secret(*needed).await
                 && error.class() != ErrorClass::Denied
             {
@@ -165,7 +166,7 @@ impl Walk<'_> {
             for extent in &extents {
                 for (class, location) in extent.frames(whole) {
                     if let Some(why) = self.missing(class, location).await {
-                        let pack = ObjectName::ContentPack(self.source, location.pack).to_string();
+                        let pack = self.frames.pack_name(KeyKind::Content, location.pack).to_string();
                         match why {
                             Ok(why) => {
                                 losses.chunk(class, location);
@@ -214,7 +215,7 @@ impl Walk<'_> {
 
     /// The frames of `pack` that some region has whole.
     async fn examine(&self, pack: PackId) -> Result<PackState, String> {
-        let name = ObjectName::ContentPack(self.source, pack);
+        let name = self.frames.pack_name(KeyKind::Content, pack);
         let depth = if self.read_data { Depth::Whole } else { Depth::Ends };
         let (mut whole, mut reasons, mut seen) = (HashMap::new(), Vec::new(), false);
         let mut silent = None;

@@ -149,7 +149,7 @@ impl Repository {
     }
 
     /// Creates a record in every region; one that is there already says the same.
-    async fn put_everywhere(&self, name: &ObjectName, bytes: Bytes) -> Result<(), RepositoryError> {
+    pub(crate) async fn put_everywhere(&self, name: &ObjectName, bytes: Bytes) -> Result<(), RepositoryError> {
         // Somebody may have written it before, sealed with another salt; equal names hold equal bytes.
         let order = self.read_order();
         let bytes = match self.fetch(&order, name, |bytes| Ok::<_, FormatError>(Bytes::copy_from_slice(bytes))).await {

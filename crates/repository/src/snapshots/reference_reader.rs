@@ -21,6 +21,7 @@ pub struct ReferenceReader {
 impl ReferenceReader {
     /// A reader of the references of `manifest`, which belongs to the source of `frames`.
     pub fn new(frames: FrameReader, manifest: &Manifest) -> Self {
+        frames.lean_on(&manifest.leans);
         let frames_of_list = manifest.references.iter().map(|frame| (KeyKind::Structure, *frame));
         ReferenceReader {
             frames,

@@ -30,6 +30,7 @@ impl TreeReader {
 
     /// The same with a reader of frames that exists already.
     pub fn with_frames(frames: FrameReader, manifest: &Manifest) -> Self {
+        frames.lean_on(&manifest.leans);
         TreeReader { frames, decoder: TreeDecoder::default(), rest: manifest.tree.clone().into_iter() }
     }
 

@@ -103,7 +103,7 @@ impl SecretSource for OpenedSecrets {
         if let Some(secret) = known {
             return Ok(secret);
         }
-        if let Some(granted) = self.repository.granted(self.source, session) {
+        if let Some(granted) = self.repository.granted(session) {
             return granted.map_err(StreamError::secret(session));
         }
         let mut first = None;

@@ -11,6 +11,7 @@ mod campaign;
 mod deletion;
 mod holds;
 mod kills;
+mod leaning;
 mod locks;
 mod renewal;
 mod tiers;

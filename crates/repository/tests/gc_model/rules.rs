@@ -1,6 +1,6 @@
 //! Who may do what, and what must hold.
 
-use crate::state::object::{COUNTS, FENCE, KILLED, MANIFEST, MOVED, NEW_PACK, OPEN, PACK, TOMBSTONE};
+use crate::state::object::{COUNTS, FENCE, KILLED, LEANS, MANIFEST, MOVED, NEW_PACK, OPEN, PACK, TOMBSTONE};
 use crate::state::{A, B, BASE, DEAD, OLD, OWN, State, WRITER, Worker, Working, Writing};
 
 /// What is played.
@@ -12,6 +12,13 @@ pub(crate) enum Scene {
     Adopt,
     /// The old session's pack is half needed, by the base, which is deleted too in the end.
     Repack,
+    /// As in `Delete`, but the writer belongs to another source, which leans on the base by its verified chunks.
+    Lean,
+    /// The base is deleted, and the snapshot that leans on it is there (in the place of the dead session); the writer, of
+    /// the same source as that, refers to it. Both are deleted too.
+    LeanAgain,
+    /// As in `Repack`, but base and writer belong to another source, which leans on the old session.
+    LeanRepack,
 }
 
 /// A deliberate mistake, to see that the model would find it.
@@ -29,6 +36,12 @@ pub(crate) enum Mistake {
     RegionLeftOut,
     MovedTooLate,
     NoDecision,
+    OtherOpensIgnored,
+    OtherRegistersIgnored,
+    MarksListedTooEarly,
+    MarkedTooLate,
+    OtherTombstonesInOneRegion,
+    LateOtherTombstones,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +58,9 @@ impl Rules {
             Scene::Delete => PACK[BASE] | MANIFEST[BASE],
             Scene::Adopt => OPEN[DEAD],
             Scene::Repack => PACK[OLD] | PACK[BASE] | MANIFEST[OLD] | MANIFEST[BASE] | TOMBSTONE[OLD],
+            Scene::Lean => PACK[BASE] | MANIFEST[BASE],
+            Scene::LeanAgain => PACK[BASE] | MANIFEST[BASE] | TOMBSTONE[BASE] | PACK[DEAD] | MANIFEST[DEAD] | LEANS,
+            Scene::LeanRepack => PACK[OLD] | PACK[BASE] | MANIFEST[OLD] | MANIFEST[BASE] | TOMBSTONE[OLD] | LEANS,
         };
         let mut state = State::default();
         // A region that the scene does without is a copy of nothing.
@@ -57,17 +73,39 @@ impl Rules {
         state
     }
 
+    const fn repacks(&self) -> bool {
+        matches!(self.scene, Scene::Repack | Scene::LeanRepack)
+    }
+
+    /// Whether the session belongs to the other source.
+    const fn is_other(&self, session: usize) -> bool {
+        match self.scene {
+            Scene::Delete | Scene::Adopt | Scene::Repack => false,
+            Scene::Lean | Scene::LeanAgain => session >= WRITER,
+            Scene::LeanRepack => session >= BASE,
+        }
+    }
+
+    const fn two_sources(&self) -> bool {
+        self.is_other(DEAD)
+    }
+
+    /// The snapshot that the writer refers to.
+    const fn writers_base(&self) -> usize {
+        if matches!(self.scene, Scene::LeanAgain) { DEAD } else { BASE }
+    }
+
     /// The frames that a session's snapshot needs.
     fn needs(&self, state: &State, session: usize) -> u32 {
-        let base = OWN[BASE] | if self.scene == Scene::Repack { A } else { 0 };
         match session {
             OLD => A | B,
-            BASE => base,
+            BASE => OWN[BASE] | if self.repacks() { A } else { 0 },
             WRITER => {
                 let adopted = if state.sessions.adopts { OWN[DEAD] } else { 0 };
-                OWN[WRITER] | adopted | if state.sessions.base { base } else { 0 }
+                let base = if state.sessions.base { self.needs(state, self.writers_base()) } else { 0 };
+                OWN[WRITER] | adopted | base
             }
-            _ => OWN[DEAD],
+            _ => OWN[DEAD] | if self.scene == Scene::LeanAgain { OWN[BASE] } else { 0 },
         }
     }
 
@@ -93,8 +131,8 @@ impl Rules {
     }
 
     fn writer(&self, state: &State, region: usize, out: &mut Vec<State>) {
-        // In two regions what moves is followed without anybody who refers to it anew.
-        if self.scene == Scene::Repack && self.regions == 2 {
+        // In two regions, and where two sources are about it, what moves is followed without anybody who refers to it anew.
+        if self.repacks() && (self.regions == 2 || self.two_sources()) {
             return;
         }
         let bit = 1 << region;
@@ -105,17 +143,25 @@ impl Rules {
             after
         };
         let clear = |state: &State| {
-            !(own.base && state.has(region, TOMBSTONE[BASE]) || own.adopts && state.has(region, TOMBSTONE[DEAD]))
+            !(own.base && state.has(region, TOMBSTONE[self.writers_base()])
+                || own.adopts && state.has(region, TOMBSTONE[DEAD]))
         };
         match own.writing {
             Writing::Begin => {
-                let mut after = to(Writing::Open);
-                match self.scene {
-                    Scene::Delete | Scene::Repack => after.sessions.base = true,
-                    Scene::Adopt => after.sessions.adopts = true,
-                }
+                let marks = self.scene == Scene::Lean && self.mistake != Mistake::MarkedTooLate;
+                let mut after = to(if marks { Writing::Mark } else { Writing::Open });
+                after.sessions.adopts = self.scene == Scene::Adopt;
+                after.sessions.base = self.scene != Scene::Adopt;
                 if self.mistake != Mistake::LooksTooEarly || clear(state) {
                     out.push(after);
+                }
+            }
+            Writing::Mark => {
+                let mut after = state.put(region, LEANS);
+                after.sessions.marked = true;
+                out.push(after);
+                if own.marked {
+                    out.push(to(if self.mistake == Mistake::MarkedTooLate { Writing::Upload } else { Writing::Open }));
                 }
             }
             Writing::Open => {
@@ -130,7 +176,9 @@ impl Rules {
                 if self.mistake == Mistake::NoLook || self.mistake == Mistake::LooksTooEarly {
                     out.push(to(Writing::Upload));
                 } else if own.opened & bit != 0 {
-                    out.push(to(if clear(state) { Writing::Upload } else { Writing::Stopped }));
+                    let late = self.scene == Scene::Lean && self.mistake == Mistake::MarkedTooLate;
+                    let on = if late { Writing::Mark } else { Writing::Upload };
+                    out.push(to(if clear(state) { on } else { Writing::Stopped }));
                 }
             }
             Writing::Upload | Writing::Commit => {
@@ -189,8 +237,12 @@ impl Rules {
             }
         } else {
             put(TOMBSTONE[BASE]);
+            if self.scene == Scene::LeanAgain {
+                put(TOMBSTONE[DEAD]);
+            }
             // What becomes of the writer's own pack is played in the other scene.
-            if self.scene == Scene::Delete && state.anywhere(MANIFEST[WRITER]) {
+            let last = !self.repacks() && (self.regions == 1 || !self.two_sources());
+            if last && state.anywhere(MANIFEST[WRITER]) {
                 put(TOMBSTONE[WRITER]);
             }
         }
@@ -204,7 +256,7 @@ impl Rules {
             after.sessions.dead_stored |= 1 << region;
             out.push(after);
         }
-        let settled = self.scene == Scene::Delete && self.everywhere(state, MANIFEST[WRITER]);
+        let settled = self.scene != Scene::Adopt && !self.repacks() && self.everywhere(state, MANIFEST[WRITER]);
         if settled && state.has(region, OPEN[WRITER]) {
             out.push(state.deleted(region, OPEN[WRITER]));
         }
@@ -219,7 +271,7 @@ impl Rules {
                 out.push(state.put(region, object));
             }
         };
-        for object in PACK.into_iter().chain(NEW_PACK).chain(MOVED).chain(TOMBSTONE).chain([OPEN[WRITER]]) {
+        for object in PACK.into_iter().chain(NEW_PACK).chain(MOVED).chain(TOMBSTONE).chain([OPEN[WRITER], LEANS]) {
             copy(object, true);
         }
         for session in OLD..=DEAD {
@@ -250,12 +302,28 @@ impl Rules {
         }
         let mut after = *state;
         let objects = state.regions[region];
+        // What a round does not look at: of its own source everything is looked at.
+        let own_source = (0..4).filter(|at| self.is_other(*at) == own.other).fold(0_u8, |all, at| all | 1 << at);
+        let looked_at = if own.leaned_on { 0xf } else { own_source };
+        let unless = |mistake| if self.mistake == mistake { own_source } else { looked_at };
         let with = |list: [u32; 4]| (0..4).filter(|at| objects & list[*at] != 0).fold(0, |all, at| all | 1 << at);
         let worker = &mut after.workers[number];
         worker.done |= bit;
         match own.working {
             Working::Idle | Working::Delete => return,
-            Working::Tombs => worker.tombs |= with(TOMBSTONE),
+            Working::Tombs => worker.tombs |= with(TOMBSTONE) & own_source,
+            Working::Marks => worker.leaned_on |= objects & LEANS != 0,
+            Working::OtherTombs => {
+                // Another source's tombstones are not this round's to spread: only those count that are everywhere.
+                let found = with(TOMBSTONE) & looked_at & !own_source;
+                let before = own.tombs & !own_source;
+                let counts = match self.mistake {
+                    Mistake::OtherTombstonesInOneRegion => before | found,
+                    _ if own.done == 0 => found,
+                    _ => before & found,
+                };
+                worker.tombs = own.tombs & own_source | counts;
+            }
             Working::Bury => {
                 for (session, tombstone) in TOMBSTONE.into_iter().enumerate() {
                     if own.tombs & (1 << session) != 0 {
@@ -263,12 +331,14 @@ impl Rules {
                     }
                 }
             }
-            Working::Opens => worker.opens |= with(OPEN),
+            Working::Opens => worker.opens |= with(OPEN) & unless(Mistake::OtherOpensIgnored),
             Working::Registers => {
-                worker.committed |= with(MANIFEST);
-                worker.fences[region] = with(FENCE);
-                if self.mistake == Mistake::LateTombstones {
-                    worker.tombs |= with(TOMBSTONE);
+                worker.committed |= with(MANIFEST) & unless(Mistake::OtherRegistersIgnored);
+                worker.fences[region] = with(FENCE) & looked_at;
+                match self.mistake {
+                    Mistake::LateTombstones => worker.tombs |= with(TOMBSTONE) & own_source,
+                    Mistake::LateOtherTombstones => worker.tombs |= with(TOMBSTONE) & looked_at & !own_source,
+                    _ => {}
                 }
             }
             Working::Copy => {
@@ -304,7 +374,12 @@ impl Rules {
             out.push(after);
         };
         if own.working == Working::Idle {
-            to(&|worker| worker.working = Working::Tombs);
+            let early = self.mistake == Mistake::MarksListedTooEarly;
+            to(&|worker| worker.working = if early { Working::Marks } else { Working::Tombs });
+            // In two regions the other source's rounds have something to do in one scene only.
+            if self.two_sources() && (self.regions == 1 || self.scene != Scene::Lean) {
+                to(&|worker| (worker.working, worker.other) = (Working::Tombs, true));
+            }
             return;
         }
         to(&|worker| *worker = Worker { used: own.used, ..Worker::default() });
@@ -321,9 +396,19 @@ impl Rules {
             Mistake::NoRecheck => (Working::Registers, Working::Opens),
             _ => (Working::Opens, Working::Registers),
         };
+        let looks_at_others = self.two_sources() && !own.other;
         match own.working {
+            Working::Marks if self.mistake == Mistake::MarksListedTooEarly => {
+                to(&|worker| worker.working = Working::Tombs);
+            }
             Working::Tombs => to(&|worker| worker.working = Working::Bury),
-            Working::Bury => to(&|worker| worker.working = first),
+            Working::Bury if looks_at_others && self.mistake != Mistake::MarksListedTooEarly => {
+                to(&|worker| worker.working = Working::Marks);
+            }
+            Working::Bury | Working::Marks if looks_at_others && (own.leaned_on || own.working == Working::Bury) => {
+                to(&|worker| worker.working = Working::OtherTombs);
+            }
+            Working::Bury | Working::Marks | Working::OtherTombs => to(&|worker| worker.working = first),
             Working::Copy => to(&|worker| worker.working = Working::Record),
             Working::Record => to(&|worker| worker.working = Working::Decide),
             Working::Decide => to(&|worker| {
@@ -355,23 +440,23 @@ impl Rules {
         }
         let fenced = own.fences[0] & (own.fences[1] | if self.regions == 1 { 0xff } else { 0 });
         let undecided = |session| is(own.opens, session) && !is(own.committed, session) && !is(fenced, session);
-        let mut pinned = false;
+        let (mut pinned, base) = (false, self.writers_base());
         if undecided(WRITER) && self.mistake != Mistake::NoPin {
-            pinned = state.sessions.base && is(own.committed, BASE);
+            pinned = state.sessions.base && is(own.committed, base);
             if pinned {
-                live |= self.needs(state, BASE);
+                live |= self.needs(state, base);
             }
             if state.sessions.adopts {
                 live |= OWN[DEAD];
             }
         }
         let mut plan = 0;
-        for session in BASE..=DEAD {
+        for session in (BASE..=DEAD).filter(|session| self.is_other(*session) == own.other) {
             let may = is(own.tombs, session) || self.mistake == Mistake::NoTombstone;
             if may && live & OWN[session] == 0 {
                 plan |= PACK[session];
             }
-            if is(own.tombs, session) && !(session == BASE && pinned) {
+            if is(own.tombs, session) && !(session == base && pinned) {
                 plan |= MANIFEST[session];
             }
         }
@@ -383,7 +468,7 @@ impl Rules {
             }
         }
         let mut moves = false;
-        if is(own.tombs, OLD) {
+        if is(own.tombs, OLD) && !own.other {
             plan |= MANIFEST[OLD];
             let moved =
                 (0..2).any(|run| counts(run) && self.everywhere(state, NEW_PACK[run]) && plan & NEW_PACK[run] == 0);
@@ -427,6 +512,8 @@ pub(crate) struct Reached {
     pub(crate) moved: bool,
     pub(crate) moved_gone: bool,
     pub(crate) killed: bool,
+    /// The other source's snapshot is there, and the one that it leaned on is gone.
+    pub(crate) outlived: bool,
 }
 
 impl Reached {
@@ -442,6 +529,7 @@ impl Reached {
         let new = (0..2).any(|run| state.anywhere(NEW_PACK[run]));
         self.moved |= gone(OLD) && new && said && !state.anywhere(TOMBSTONE[WRITER]);
         self.moved_gone |= gone(OLD) && !new && state.workers.iter().any(|worker| worker.used);
+        self.outlived |= said && !state.anywhere(TOMBSTONE[WRITER]) && !state.anywhere(MANIFEST[BASE]);
         self.killed |= state.anywhere(KILLED[0]) && new;
     }
 }

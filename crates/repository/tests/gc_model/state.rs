@@ -1,4 +1,5 @@
-//! What the model remembers: two regions, one writer, one dead session, two workers of the collection, as bits.
+//! What the model remembers: two regions, one writer, one dead session, two workers of the collection, as bits. In some
+//! scenes the later sessions belong to another source than the first ones.
 
 /// Objects of a region, one bit each.
 pub(crate) mod object {
@@ -16,6 +17,8 @@ pub(crate) mod object {
     /// The two values of a run's register.
     pub(crate) const COUNTS: [u32; 2] = [1 << 20, 1 << 21];
     pub(crate) const KILLED: [u32; 2] = [1 << 22, 1 << 23];
+    /// The other source's mark that it leans on the first one.
+    pub(crate) const LEANS: u32 = 1 << 24;
 }
 
 /// The sessions.
@@ -34,6 +37,8 @@ pub(crate) const OWN: [u32; 4] = [0, 4, 8, 16];
 pub(crate) enum Writing {
     #[default]
     Begin,
+    /// Writes the mark that its source leans on another one.
+    Mark,
     Open,
     Look,
     Upload,
@@ -48,6 +53,8 @@ pub(crate) struct Sessions {
     pub(crate) writing: Writing,
     pub(crate) base: bool,
     pub(crate) adopts: bool,
+    /// Some region has acknowledged the mark.
+    pub(crate) marked: bool,
     /// Regions that have acknowledged the writer's open record and pack, and where it has seen what it adopts.
     pub(crate) opened: u8,
     pub(crate) stored: u8,
@@ -65,6 +72,9 @@ pub(crate) enum Working {
     Tombs,
     /// Writes them into every region.
     Bury,
+    /// Lists the marks of other sources, then the tombstones of those that lean on this one.
+    Marks,
+    OtherTombs,
     /// Lists open records.
     Opens,
     /// Lists registers.
@@ -81,6 +91,10 @@ pub(crate) enum Working {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) struct Worker {
     pub(crate) working: Working,
+    /// Its round is over the other source.
+    pub(crate) other: bool,
+    /// The other source leans on this one, so what it says is listed too.
+    pub(crate) leaned_on: bool,
     /// Regions that the present step is done with.
     pub(crate) done: u8,
     /// Sessions: with a tombstone, with an open record, with a manifest; with a fence, in each region.
@@ -132,7 +146,7 @@ impl State {
     }
 
     /// A key that tells states apart, and no two workers that could change places.
-    pub(crate) fn key(&self) -> (u64, u128) {
+    pub(crate) fn key(&self) -> (u128, u128) {
         let mut workers = self.workers;
         let slots = object::NEW_PACK[0] | object::NEW_PACK[1] | object::MOVED[0] | object::MOVED[1];
         let runs = object::COUNTS[0] | object::COUNTS[1] | object::KILLED[0] | object::KILLED[1];
@@ -140,25 +154,28 @@ impl State {
             workers.sort();
         }
         let s = &self.sessions;
-        let sessions = (s.writing as u64)
-            | u64::from(s.base) << 3
-            | u64::from(s.adopts) << 4
-            | u64::from(s.opened) << 5
-            | u64::from(s.stored) << 7
-            | u64::from(s.seen) << 9
-            | u64::from(s.dead_stored) << 11;
-        let regions = u64::from(self.regions[0]) | u64::from(self.regions[1]) << 24;
+        let sessions = (s.writing as u128)
+            | u128::from(s.base) << 4
+            | u128::from(s.adopts) << 5
+            | u128::from(s.marked) << 6
+            | u128::from(s.opened) << 7
+            | u128::from(s.stored) << 9
+            | u128::from(s.seen) << 11
+            | u128::from(s.dead_stored) << 13;
+        let regions = u128::from(self.regions[0]) | u128::from(self.regions[1]) << 25;
         let worker = |w: Worker| {
             (w.working as u128)
-                | u128::from(w.done) << 4
-                | u128::from(w.tombs) << 6
-                | u128::from(w.opens) << 10
-                | u128::from(w.committed) << 14
-                | u128::from(w.fences[0]) << 18
-                | u128::from(w.fences[1]) << 22
-                | u128::from(w.plan) << 26
-                | u128::from(w.used) << 42
+                | u128::from(w.other) << 4
+                | u128::from(w.leaned_on) << 5
+                | u128::from(w.done) << 6
+                | u128::from(w.tombs) << 8
+                | u128::from(w.opens) << 12
+                | u128::from(w.committed) << 16
+                | u128::from(w.fences[0]) << 20
+                | u128::from(w.fences[1]) << 24
+                | u128::from(w.plan) << 28
+                | u128::from(w.used) << 48
         };
-        (regions | sessions << 48, worker(workers[0]) | worker(workers[1]) << 43)
+        (regions | sessions << 50 | worker(workers[0]) << 66, worker(workers[1]))
     }
 }

@@ -104,8 +104,11 @@ pub(crate) struct Lab {
 
 impl Lab {
     pub(crate) async fn new(regions: usize) -> Lab {
+        Lab::with(regions, CreateOptions { extent_size: 4096, pack_size: 1 << 20, ..CreateOptions::default() }).await
+    }
+
+    pub(crate) async fn with(regions: usize, options: CreateOptions) -> Lab {
         let spots: Vec<Spot> = (0..regions).map(|_| Spot::new()).collect();
-        let options = CreateOptions { extent_size: 4096, pack_size: 1 << 20, ..CreateOptions::default() };
         let created = Repository::create(places(&spots), options, clock(), entropy()).await.unwrap();
         let repository = created.repository.clone();
         Lab { spots, created, repository }
@@ -214,6 +217,7 @@ pub(crate) fn intent(snapshot: u8, attempt: u32) -> SessionIntent {
         attempt: Attempt(attempt),
         bases: Vec::new(),
         adopts: Vec::new(),
+        leans: Vec::new(),
     }
 }
 
@@ -329,6 +333,7 @@ pub(crate) async fn write_of(
         tree,
         references,
         sessions: sessions.into_iter().collect(),
+        leans: Vec::new(),
         bases: intent.bases,
         totals: Totals { files: files.len() as u64, ..Totals::default() },
         warnings: Vec::new(),
@@ -383,7 +388,11 @@ pub(crate) async fn restore_of(
     session: SessionId,
 ) -> Result<Files, RepositoryError> {
     let manifest = repository.manifest(order, source, snapshot, session).await?;
-    let content = ContentReader::open(repository, source, &manifest.sessions, order.clone()).await?;
+    let content = ContentReader::open(repository, source, &[], order.clone()).await?;
+    content.frames().lean_on(&manifest.leans);
+    for session in &manifest.sessions {
+        content.frames().session_secret(*session).await?;
+    }
     let mut tree = TreeReader::new(repository, order.clone(), &manifest);
     let mut files = Files::new();
     while let Some(entries) = tree.next().await? {

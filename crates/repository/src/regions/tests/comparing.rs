@@ -41,6 +41,34 @@ async fn a_manifest_shows_only_after_what_was_missed_before() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_manifest_waits_for_what_the_source_leans_on() {
+    let other = SourceUid::from_bytes([0xCD; 16]);
+    let leaned_on = format!("data/{other}/pack/f00d-00000000");
+    let (_, snap, new) = names();
+    // Said by this process, or found in a region.
+    for said_now in [true, false] {
+        let places = vec![Place::new(), Place::new()];
+        Lab::prepare(&places).await;
+        places[0].plant(&leaned_on, &bytes_of(&leaned_on).to_bytes()).await;
+        let leaning = format!("meta/{SOURCE}/leans/{other}");
+        if !said_now {
+            places[0].plant(&leaning, &bytes_of(&leaning).to_bytes()).await;
+        }
+        let lab = Lab::over(places, 2, RegionOptions::default()).await;
+        if said_now {
+            lab.create(&leaning).await;
+        }
+        lab.create(&new).await;
+        lab.create(&snap).await;
+        lab.drained().await;
+        let created = lab.places[1].created();
+        assert_eq!(created.last(), Some(&snap), "{created:?}");
+        assert!(created.contains(&leaned_on), "the other source's pack came before the manifest: {created:?}");
+        assert!(lab.set.is_compared(region_id(1), other));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_region_that_was_away_from_the_start_holds_nobody_up_and_is_compared_when_it_is_back() {
     let places = behind().await;
     places[1].set(Mode::Gone);

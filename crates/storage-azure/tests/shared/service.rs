@@ -66,7 +66,7 @@ impl Answer {
     pub(crate) fn detailed(status: u16, code: &str, detail: &str) -> Answer {
         let detail = format!("<AuthenticationErrorDetail>{detail}</AuthenticationErrorDetail>");
         let body = format!(
-            "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>About {code}.\nRequestId:1</Message></Error>"
+            "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>About {code}.\nRequestId:1</Message>{detail}</Error>"
         );
         Answer { body: body.into_bytes(), ..Answer::new(status) }.with("x-ms-error-code", code)
     }

@@ -113,6 +113,7 @@ pub const fn is_locked(name: &ObjectName) -> bool {
         | ObjectName::Moved { .. }
         | ObjectName::GcDecision(..)
         | ObjectName::StreamClaim(..)
+        | ObjectName::Leaning(..)
         | ObjectName::History(..) => true,
         ObjectName::Descriptor
         | ObjectName::Region
@@ -120,6 +121,7 @@ pub const fn is_locked(name: &ObjectName) -> bool {
         | ObjectName::Recipients(_)
         | ObjectName::Erased(_)
         | ObjectName::Audit(_)
+        | ObjectName::Verified { .. }
         | ObjectName::Open(..)
         | ObjectName::Tombstone(..)
         | ObjectName::Hold { .. }

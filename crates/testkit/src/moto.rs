@@ -120,13 +120,26 @@ impl Moto {
         self.post("/", "iam", headers, &body).await.with_context(|| format!("ask moto for {parameters:?}"))
     }
 
-    /// The body of the answer to a POST, which must be a success.
+    /// Makes a bucket without versions.
+    pub async fn create_bucket(&self, name: &str) -> Result<()> {
+        let place = format!(
+            "<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"
+        );
+        let made = self.send("PUT", &format!("/{name}"), "s3", "", &place).await;
+        made.map(drop).with_context(|| format!("make the bucket {name}"))
+    }
+
     async fn post(&self, path: &str, service: &str, headers: &str, body: &str) -> Result<String> {
+        self.send("POST", path, service, headers, body).await
+    }
+
+    /// The body of the answer, which must be a success.
+    async fn send(&self, method: &str, path: &str, service: &str, headers: &str, body: &str) -> Result<String> {
         let talk = async {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
             // Moto looks for the service's name in the scope of the signature, and does not verify it unless told to.
             let request = format!(
-                "POST {path} HTTP/1.0\r\nHost: {service}.{REGION}.amazonaws.com\r\n{headers}\
+                "{method} {path} HTTP/1.0\r\nHost: {service}.{REGION}.amazonaws.com\r\n{headers}\
                  Authorization: AWS4-HMAC-SHA256 Credential=testing/20260101/{REGION}/{service}/aws4_request, \
                  SignedHeaders=host, Signature=0\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()

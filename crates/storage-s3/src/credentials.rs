@@ -1,14 +1,15 @@
 //! Static credentials from a file of the AWS form (`[default]`, `aws_access_key_id = …`), which only its owner may read.
 //!
-//! The file is read again whenever the SDK asks, so that keys which somebody else renews in it are taken up without a restart.
+//! The file is read again whenever the SDK asks, at least every quarter of an hour, so that keys which somebody else renews in it are
+//! taken up without a restart.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use aws_config::profile::ProfileFileCredentialsProvider;
-use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 
 /// Permissions that others must not have on a file of secrets.
 const OTHERS: u32 = 0o077;
@@ -50,7 +51,7 @@ impl ProvideCredentials for CredentialsFile {
     {
         future::ProvideCredentials::new(async move {
             check(&self.path).map_err(CredentialsError::invalid_configuration)?;
-            let files = ProfileFiles::builder().with_file(ProfileFileKind::Credentials, &self.path).build();
+            let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, &self.path).build();
             let file =
                 ProfileFileCredentialsProvider::builder().profile_files(files).profile_name(&self.profile).build();
             file.provide_credentials().await

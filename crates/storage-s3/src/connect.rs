@@ -31,9 +31,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The region that requests to other stores than AWS are signed for when none is said; most of them ignore it.
 const REGION_ELSEWHERE: &str = "us-east-1";
 
-/// How long credentials that do not say when they run out are used before their file is read again.
-const FILE_LIFETIME: Duration = Duration::from_secs(60);
-
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
@@ -64,8 +61,7 @@ pub(crate) async fn client(options: &Options) -> Result<Client, ConnectError> {
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     if let Some(path) = &options.credentials {
         let file = CredentialsFile::new(path, options.profile.as_deref())?;
-        let cache = IdentityCache::lazy().default_expiration(FILE_LIFETIME).build();
-        loader = loader.credentials_provider(file).identity_cache(cache);
+        loader = loader.credentials_provider(file);
     } else if let Some(profile) = &options.profile {
         loader = loader.profile_name(profile);
     }

@@ -1,6 +1,7 @@
 //! Static credentials from a file of the AWS form (`[default]`, `aws_access_key_id = …`), which only its owner may read.
 //!
-//! The file is read again whenever the SDK asks, so that keys which somebody else renews in it are taken up without a restart.
+//! The file is read again whenever the SDK asks, at least every quarter of an hour, so that keys which somebody else renews in it are
+//! taken up without a restart.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

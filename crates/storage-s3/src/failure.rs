@@ -32,7 +32,14 @@ impl S3 {
     where
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
-        let Some(response) = error.raw_response() else { return self.unanswered(call, error) };
+        let Some(response) = error.raw_response() else {
+            let (kind, why) = way_trouble(error);
+            return self.error(kind, call).because(why);
+        };
+        if response.status().is_success() && error.code().is_none() {
+            let why = format!("the answer is not understood: {}", chain_text(error));
+            return self.error(StorageErrorKind::Other, call).because(why);
+        }
         let header = |name: &str| response.headers().get(name).map(str::to_owned);
         let metadata = error.as_service_error();
         let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
@@ -63,46 +70,38 @@ impl S3 {
             if text.contains("checksum mismatch") { StorageErrorKind::Corrupt } else { StorageErrorKind::Unreachable };
         self.error(kind, call).because(text)
     }
-
-    /// The error of a call that got no answer.
-    fn unanswered(&self, call: Call<'_>, error: &(dyn Error + 'static)) -> StorageError {
-        let (kind, why) = way_trouble(error);
-        self.error(kind, call).because(why)
-    }
 }
 
 /// What was wrong on the way to the store.
 fn way_trouble(error: &(dyn Error + 'static)) -> (StorageErrorKind, String) {
-    use StorageErrorKind as Kind;
+    if let Some(credentials) = chain(error).find_map(|level| level.downcast_ref::<CredentialsError>()) {
+        return credentials_trouble(credentials);
+    }
     let text = chain_text(error);
-    let credentials = chain(error).find_map(|error| error.downcast_ref::<CredentialsError>());
-    match credentials {
-        Some(CredentialsError::CredentialsNotLoaded(_)) => {
-            let hint = "no credentials were found (hint: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
-                        or say credentials=/PATH in the URL)";
-            return (Kind::Denied, hint.to_owned());
-        }
-        Some(CredentialsError::ProviderTimedOut(_)) => {
-            return (Kind::Unreachable, format!("what gives credentials does not answer: {text}"));
-        }
-        Some(_) if is_about_the_way(&text) => {
-            return (Kind::Unreachable, format!("what gives credentials cannot be reached: {text}"));
-        }
-        Some(_) => return (Kind::Denied, format!("no credentials were given: {text}")),
-        None => {}
-    }
-    if text.contains("invalid peer certificate") {
-        let hint = "hint: name the certificate of its authority by ca=/PATH in the URL, and check the host's name";
-        return (Kind::Unreachable, format!("{text} ({hint})"));
-    }
-    if text.contains("dns error") {
-        return (Kind::Unreachable, format!("{text} (hint: check the endpoint and the region in the URL, and DNS)"));
-    }
-    (Kind::Unreachable, text)
+    let hint = if text.contains("invalid peer certificate") {
+        " (hint: name the certificate of its authority by ca=/PATH in the URL, and check the host's name)"
+    } else if text.contains("dns error") {
+        " (hint: check the endpoint and the region in the URL, and DNS)"
+    } else {
+        ""
+    };
+    (StorageErrorKind::Unreachable, format!("{text}{hint}"))
 }
 
-fn is_about_the_way(text: &str) -> bool {
-    ["dispatch failure", "io error", "timed out", "timeout"].iter().any(|word| text.contains(word))
+/// What was wrong where credentials come from.
+fn credentials_trouble(error: &CredentialsError) -> (StorageErrorKind, String) {
+    let text = chain_text(error);
+    // A provider that asks over the network tells by the text alone that nobody was there.
+    let is_away = matches!(error, CredentialsError::ProviderTimedOut(_)) || text.contains("dispatch failure");
+    match error {
+        CredentialsError::CredentialsNotLoaded(_) => {
+            let why = "no credentials were found (hint: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+                       say credentials=/PATH in the URL)";
+            (StorageErrorKind::Denied, why.to_owned())
+        }
+        _ if is_away => (StorageErrorKind::Unreachable, format!("what gives credentials does not answer: {text}")),
+        _ => (StorageErrorKind::Denied, format!("no credentials were given: {text}")),
+    }
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -3,6 +3,8 @@
 
 use std::sync::OnceLock;
 
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::types::{BucketVersioningStatus, ChecksumAlgorithm, ObjectLockEnabled, StorageClass};
 use breakwater_storage::{Features, Operation, StorageError, StorageErrorKind, Tier};
 use bytes::Bytes;
@@ -11,7 +13,7 @@ use crate::backend::S3;
 use crate::create::Keeping;
 use crate::failure::Call;
 use crate::multipart::Upload;
-use crate::refusal::no_locks;
+use crate::refusal::{element, no_locks};
 use crate::rope::Rope;
 
 /// The name of uploads that are begun to be given up; no object can have it.
@@ -65,11 +67,11 @@ impl S3 {
     async fn ask_for_versions(&self, call: Call<'_>) -> Result<bool, StorageError> {
         let call = Call { action: "s3:GetBucketVersioning", ..call };
         match self.client().get_bucket_versioning().bucket(self.bucket()).send().await {
-            // Suspended leaves the versions that there are.
-            Ok(answer) => {
-                Ok(matches!(answer.status(), Some(BucketVersioningStatus::Enabled | BucketVersioningStatus::Suspended)))
-            }
-            Err(error) => not_offered(self.failed(call, &error)),
+            Ok(answer) => Ok(keeps_versions(answer.status().map(BucketVersioningStatus::as_str))),
+            Err(error) => match misnamed(&error) {
+                Some(body) => Ok(keeps_versions(element(body, "Status"))),
+                None => not_offered(self.failed(call, &error)),
+            },
         }
     }
 
@@ -80,7 +82,10 @@ impl S3 {
                 let enabled = answer.object_lock_configuration().and_then(|found| found.object_lock_enabled());
                 Ok(enabled == Some(&ObjectLockEnabled::Enabled))
             }
-            Err(error) => not_offered(self.failed(call, &error)),
+            Err(error) => match misnamed(&error) {
+                Some(body) => Ok(element(body, "ObjectLockEnabled") == Some("Enabled")),
+                None => not_offered(self.failed(call, &error)),
+            },
         }
     }
 
@@ -117,6 +122,18 @@ impl S3 {
             Err(_) => Ok(None),
         }
     }
+}
+
+/// Suspended leaves the versions that there are.
+fn keeps_versions(status: Option<&str>) -> bool {
+    matches!(status, Some("Enabled" | "Suspended"))
+}
+
+/// The body of a good answer whose root has another name than in the reference, which the SDK refuses and some stores send.
+fn misnamed<E>(error: &SdkError<E, HttpResponse>) -> Option<&str> {
+    let answer = error.raw_response()?;
+    let body = answer.status().is_success().then(|| answer.body().bytes())??;
+    std::str::from_utf8(body).ok()
 }
 
 /// False when a store does not know the question.

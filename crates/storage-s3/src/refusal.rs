@@ -188,7 +188,7 @@ fn is_about_locks(message: &str) -> bool {
 }
 
 /// The text of the first element of this name in the XML of an error, which has no attributes and no nesting there.
-fn element<'a>(body: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn element<'a>(body: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = body.split_once(&format!("<{name}>"))?;
     Some(rest.split_once("</")?.0)
 }

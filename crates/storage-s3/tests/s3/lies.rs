@@ -17,7 +17,8 @@ fn promise(error: &StorageError) -> BrokenPromise {
 #[tokio::test]
 async fn an_honest_store_passes() {
     let server = LyingS3::start(&[]).await.unwrap();
-    probe(&Lab::new(&server.endpoint()).open("bucket/p", "").await, "s/").await.unwrap();
+    let lab = Lab::new(&server.endpoint());
+    probe(&lab.open("bucket/p", "").await, "s/").await.unwrap();
 }
 
 #[tokio::test]
@@ -29,7 +30,8 @@ async fn a_store_that_lies_is_refused_by_name() {
         (Lie::OtherRange, BrokenPromise::Range),
     ] {
         let server = LyingS3::start(&[lie]).await.unwrap();
-        let store = Lab::new(&server.endpoint()).open("bucket/p", "").await;
+        let lab = Lab::new(&server.endpoint());
+        let store = lab.open("bucket/p", "").await;
         let error = probe(&store, "s/").await.unwrap_err();
         assert_eq!(promise(&error), expected, "{lie:?}");
     }
@@ -44,7 +46,8 @@ async fn a_store_that_forgets_locks_or_classes_is_refused_by_name() {
         [(Lie::ForgetsLocks, locked, BrokenPromise::Lock), (Lie::ForgetsClasses, cold, BrokenPromise::Tier)]
     {
         let server = LyingS3::start(&[lie]).await.unwrap();
-        let store = Lab::new(&server.endpoint()).open("bucket/p", "").await;
+        let lab = Lab::new(&server.endpoint());
+        let store = lab.open("bucket/p", "").await;
         let error = probe_placement(&store, "s/", &placement).await.unwrap_err();
         assert_eq!(promise(&error), expected, "{lie:?}");
     }
@@ -53,7 +56,8 @@ async fn a_store_that_forgets_locks_or_classes_is_refused_by_name() {
 #[tokio::test]
 async fn a_lock_is_not_asked_of_a_bucket_without_locks() {
     let server = LyingS3::start(&[]).await.unwrap();
-    let store = Lab::new(&server.endpoint()).open("bucket/p", "").await;
+    let lab = Lab::new(&server.endpoint());
+    let store = lab.open("bucket/p", "").await;
     let soon = SystemClock.now().plus_micros(60_000_000);
     let locked = Placement { retention: Some(Retention { mode: LockMode::Compliance, until: soon }), tier: Tier::Hot };
     let error = store.backend().create("data/a", vec![1].into(), &locked).await.unwrap_err();

@@ -1,6 +1,6 @@
 //! How many requests each operation takes: no hidden extra calls.
 
-use breakwater_storage::{Storage, StorageErrorKind};
+use breakwater_storage::StorageErrorKind;
 use breakwater_testkit::lying_s3::LyingS3;
 use futures::TryStreamExt;
 
@@ -9,7 +9,8 @@ use crate::lab::Lab;
 #[tokio::test]
 async fn every_operation_takes_the_calls_that_it_must() {
     let server = LyingS3::start(&[]).await.unwrap();
-    let store: Storage = Lab::new(&server.endpoint()).open("bucket/p", "").await;
+    let lab = Lab::new(&server.endpoint());
+    let store = lab.open("bucket/p", "").await;
     let takes = |what: &str, expected: &[&str]| {
         let methods = server.take_requests();
         let methods: Vec<&str> = methods.iter().map(|request| request.split('?').next().unwrap()).collect();

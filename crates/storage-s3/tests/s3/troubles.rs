@@ -68,7 +68,8 @@ async fn refused(server: &LyingS3, store: &Storage, canned: Canned) -> breakwate
 async fn recorded_refusals_become_one_clear_error() {
     use StorageErrorKind as Kind;
     let server = LyingS3::start(&[]).await.unwrap();
-    let store = Lab::new(&server.endpoint()).open("bucket/p", "").await;
+    let lab = Lab::new(&server.endpoint());
+    let store = lab.open("bucket/p", "").await;
     let check = async |status, code, more, kind, expected: &str| {
         let error = refused(&server, &store, Canned::error(status, code, more)).await;
         assert_eq!(error.kind, kind, "{}", said(&error));
@@ -101,7 +102,8 @@ async fn recorded_refusals_become_one_clear_error() {
 #[tokio::test]
 async fn a_create_that_met_another_looks_who_won() {
     let server = LyingS3::start(&[]).await.unwrap();
-    let store = Lab::new(&server.endpoint()).open("bucket/p", "").await;
+    let lab = Lab::new(&server.endpoint());
+    let store = lab.open("bucket/p", "").await;
     let conflict = || Canned::error(409, "ConditionalRequestConflict", "");
     let error = refused(&server, &store, conflict()).await;
     assert_eq!(error.kind, StorageErrorKind::Unreachable, "nothing is there, so it may be tried again");
@@ -113,7 +115,8 @@ async fn a_create_that_met_another_looks_who_won() {
 #[tokio::test]
 async fn content_that_is_not_what_its_checksum_says_is_damage() {
     let server = LyingS3::start(&[]).await.unwrap();
-    let store = Lab::new(&server.endpoint()).open("bucket/p", "").await;
+    let lab = Lab::new(&server.endpoint());
+    let store = lab.open("bucket/p", "").await;
     let headers = vec![("x-amz-checksum-crc64nvme", "AAAAAAAAAAA=".to_owned())];
     server.answer_next([Canned { status: 200, headers: headers.clone(), body: "damaged".to_owned() }]);
     let error = store.get("data/a").await.unwrap_err();
@@ -127,7 +130,8 @@ async fn content_that_is_not_what_its_checksum_says_is_damage() {
 #[tokio::test]
 async fn lists_that_cannot_be_are_damage() {
     let server = LyingS3::start(&[]).await.unwrap();
-    let store = Lab::new(&server.endpoint()).open("bucket/p", "").await;
+    let lab = Lab::new(&server.endpoint());
+    let store = lab.open("bucket/p", "").await;
     let list = |keys: &[&str], rest: &str| {
         let entry = |key: &&str| {
             format!(

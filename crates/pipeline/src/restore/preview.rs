@@ -114,7 +114,7 @@ pub async fn needed_packs(job: &RestoreJob) -> Result<BTreeSet<ObjectName>, Pipe
         let TreeKind::File { extent, leaves: parts, .. } = entry.kind else { continue };
         for part in &parts {
             for found in leaves.extents(part).await? {
-                let frames = found.frames(whole_class(extent)).into_iter();
+                let frames = found.frames(whole_class(extent));
                 packs.extend(frames.map(|(_, frame)| source.content.name(frame.pack)));
             }
         }

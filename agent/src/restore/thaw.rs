@@ -48,10 +48,9 @@ pub async fn plan(request: &RestoreRequest) -> Result<ThawPlan, AgentError> {
     } else if repository.may_be_archived(order).await {
         // Only what was chosen: thawing is paid by the byte.
         let packs = needed_packs(&request.job()).await;
-        let packs = packs.map_err(AgentError::pipeline("finding out what the chosen files need"))?;
-        needed.extend(packs.into_iter().map(|pack| ObjectName::ContentPack(request.source, pack)));
+        needed.extend(packs.map_err(AgentError::pipeline("finding out what the chosen files need"))?);
     }
-    repository.plan_thaw(order, request.source, needed).await.map_err(doing())
+    repository.plan_thaw(order, needed).await.map_err(doing())
 }
 
 /// The plan as a document: per region, with the waiting time that its provider states for each speed.

@@ -186,13 +186,16 @@ impl Repository {
             ObjectName::Committed(source, snapshot, session),
         ]);
         needed.extend(self.packs_of(&order, &manifest).await?);
-        let keys = self.names(&order, &ObjectName::meta_prefix(source, "keys")).await?;
-        needed.extend(keys.objects.keys().filter_map(|key| match ObjectName::parse(key)? {
-            name @ (ObjectName::SessionKeys(_, session) | ObjectName::ResealedKeys(_, session, _)) => {
-                manifest.sessions.contains(&session).then_some(name)
-            }
-            _ => None,
-        }));
+        needed.extend(manifest.leans.iter().map(|leaned_on| ObjectName::Leaning(source, leaned_on.source)));
+        for home in std::iter::once(source).chain(manifest.leans.iter().map(|leaned_on| leaned_on.source)) {
+            let keys = self.names(&order, &ObjectName::meta_prefix(home, "keys")).await?;
+            needed.extend(keys.objects.keys().filter_map(|key| match ObjectName::parse(key)? {
+                name @ (ObjectName::SessionKeys(_, session) | ObjectName::ResealedKeys(_, session, _)) => {
+                    manifest.sessions.contains(&session).then_some(name)
+                }
+                _ => None,
+            }));
+        }
         let log = self.names(&order, &ObjectName::data_prefix(source, "log")).await?;
         let segments = log.objects.keys().filter_map(|key| ObjectName::parse(key));
         needed.extend(segments.filter(|name| is_of_snapshot(name, &manifest)));
@@ -205,9 +208,9 @@ impl Repository {
         order: &ReadOrder,
         manifest: &Manifest,
     ) -> Result<BTreeSet<ObjectName>, RepositoryError> {
-        let source = manifest.source.uid;
-        let mut references = ReferenceReader::new(FrameReader::new(self, source, order.clone()), manifest);
-        let of_pack = |pack: &PackRanges| ObjectName::of_pack(source, pack.kind, pack.pack);
+        let frames = FrameReader::new(self, manifest.source.uid, order.clone());
+        let mut references = ReferenceReader::new(frames.clone(), manifest);
+        let of_pack = |pack: &PackRanges| frames.pack_name(pack.kind, pack.pack);
         let mut needed: BTreeSet<ObjectName> = references.of_the_list().iter().map(of_pack).collect();
         while let Some(packs) = references.next().await? {
             needed.extend(packs.iter().map(of_pack));

@@ -106,6 +106,7 @@ pub const fn is_locked(name: &ObjectName) -> bool {
         | ObjectName::StructurePack(..)
         | ObjectName::Segment(..)
         | ObjectName::Source(_)
+        | ObjectName::Leaning(..)
         | ObjectName::SessionKeys(..)
         | ObjectName::ResealedKeys(..)
         | ObjectName::Register(..)

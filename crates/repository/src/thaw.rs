@@ -13,10 +13,10 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::error::{Cause, RepositoryError, Trouble};
 use crate::fetch::ReadOrder;
-use crate::format::ObjectName;
 use crate::format::moved::Moved;
 use crate::format::pack::KeyKind;
 use crate::format::record::RecordKind;
+use crate::format::{FormatError, ObjectName};
 use crate::gc::Figure;
 use crate::region::{CALL_DEADLINE, READ_DEADLINE, Region, within};
 use crate::region_policy::tier_for;
@@ -79,20 +79,21 @@ impl Repository {
         answers.into_iter().flatten().any(|features| features.tiers.contains(&Tier::Archive))
     }
 
-    /// What of `needed`, objects of `source`, has to be thawed before it can be read from the regions in `order`.
+    /// What of `needed` has to be thawed before it can be read from the regions in `order`.
     pub async fn plan_thaw(
         &self,
         order: &ReadOrder,
-        source: SourceUid,
         needed: BTreeSet<ObjectName>,
     ) -> Result<ThawPlan, RepositoryError> {
         let mut plan = ThawPlan::default();
+        // Of more than one where the snapshot leans on packs of others.
+        let sources: BTreeSet<SourceUid> = needed.iter().filter_map(ObjectName::source).collect();
         let mut views = Vec::new();
         let mut archives = false;
         for region in order.regions() {
             let looking = async {
                 let archives = region.features().await?.tiers.contains(&Tier::Archive);
-                Ok::<_, Trouble>((archives, look(region, source).await?))
+                Ok::<_, Trouble>((archives, look(region, &sources).await?))
             };
             match looking.await {
                 Ok((has_archive, view)) => {
@@ -106,7 +107,7 @@ impl Repository {
             return Ok(plan);
         }
         let needed =
-            self.followed(order, source, needed, |key| views.iter().any(|(_, view)| view.contains_key(key))).await?;
+            self.followed(order, &sources, needed, |key| views.iter().any(|(_, view)| view.contains_key(key))).await?;
         for name in needed.iter().filter(|name| tier_for(name, Tier::Archive) != Tier::Hot) {
             let key = name.to_string();
             let found =
@@ -180,7 +181,7 @@ impl Repository {
     async fn followed(
         &self,
         order: &ReadOrder,
-        source: SourceUid,
+        sources: &BTreeSet<SourceUid>,
         mut needed: BTreeSet<ObjectName>,
         is_there: impl Fn(&str) -> bool,
     ) -> Result<BTreeSet<ObjectName>, RepositoryError> {
@@ -195,7 +196,7 @@ impl Repository {
                 break;
             }
             if moves.is_none() {
-                moves = Some(self.moves(order, source).await?);
+                moves = Some(self.moves(order, sources).await?);
             }
             let mut more = false;
             for name in gone {
@@ -216,35 +217,42 @@ impl Repository {
     async fn moves(
         &self,
         order: &ReadOrder,
-        source: SourceUid,
+        sources: &BTreeSet<SourceUid>,
     ) -> Result<BTreeMap<ObjectName, Vec<ObjectName>>, RepositoryError> {
         let mut moves: BTreeMap<ObjectName, Vec<ObjectName>> = BTreeMap::new();
-        for key in self.names(order, &ObjectName::meta_prefix(source, "moved")).await?.objects.keys() {
-            let Some(name @ ObjectName::Moved { kind: KeyKind::Content, pack, .. }) = ObjectName::parse(key) else {
-                continue;
-            };
-            let decode = |bytes: &[u8]| -> Result<Moved, crate::format::FormatError> {
-                let moved: Moved = self.open_record(source, RecordKind::Moved, &name, bytes)?;
-                moved.check(&name)?;
-                Ok(moved)
-            };
-            // One that is damaged leads nowhere; who reads the frames will say so.
-            if let Ok((moved, _)) = self.fetch(order, &name, decode).await {
-                let to = moved.to.into_iter().map(|pack| ObjectName::ContentPack(source, pack));
-                moves.entry(ObjectName::ContentPack(source, pack)).or_default().extend(to);
+        for source in sources {
+            for key in self.names(order, &ObjectName::meta_prefix(*source, "moved")).await?.objects.keys() {
+                let Some(name @ ObjectName::Moved { kind: KeyKind::Content, pack, .. }) = ObjectName::parse(key) else {
+                    continue;
+                };
+                let decode = |bytes: &[u8]| -> Result<Moved, FormatError> {
+                    let moved: Moved = self.open_record(*source, RecordKind::Moved, &name, bytes)?;
+                    moved.check(&name)?;
+                    Ok(moved)
+                };
+                // One that is damaged leads nowhere; who reads the frames will say so.
+                if let Ok((moved, _)) = self.fetch(order, &name, decode).await {
+                    let to = moved.to.into_iter().map(|pack| ObjectName::ContentPack(*source, pack));
+                    moves.entry(ObjectName::ContentPack(*source, pack)).or_default().extend(to);
+                }
             }
         }
         Ok(moves)
     }
 }
 
-/// The data of `source` in a region, and whether it can be read.
-async fn look(region: &Region, source: SourceUid) -> Result<BTreeMap<String, (Availability, u64)>, Trouble> {
+/// The data of `sources` in a region, and whether it can be read.
+async fn look(
+    region: &Region,
+    sources: &BTreeSet<SourceUid>,
+) -> Result<BTreeMap<String, (Availability, u64)>, Trouble> {
     let storage = region.ready().await?;
     let mut view = BTreeMap::new();
-    let mut listing = storage.list(&format!("data/{source}/"));
-    while let Some(meta) = within(READ_DEADLINE, listing.try_next()).await? {
-        view.insert(meta.key, (meta.availability, meta.size));
+    for source in sources {
+        let mut listing = storage.list(&format!("data/{source}/"));
+        while let Some(meta) = within(READ_DEADLINE, listing.try_next()).await? {
+            view.insert(meta.key, (meta.availability, meta.size));
+        }
     }
     // What an empty mount does not list may be there.
     region.ask().await?;

@@ -71,11 +71,15 @@ impl Repository {
         if runs.is_empty() {
             return Ok(Vec::new());
         }
-        for source in self.sources(&self.read_order()).await?.uids {
-            let needed = match options.unneeded_since {
-                Some(since) => self.needed_since(source, since).await?,
-                None => BTreeSet::new(),
-            };
+        let sources = self.sources(&self.read_order()).await?.uids;
+        // Of all sources before any moves: one may lean on packs of another.
+        let mut needed = BTreeSet::new();
+        if let Some(since) = options.unneeded_since {
+            for source in &sources {
+                needed.extend(self.needed_since(*source, since).await?);
+            }
+        }
+        for source in sources {
             for (region, run) in &mut runs {
                 if run.trouble.is_none() || run.failed > 0 {
                     let moving = self.move_in(region, source, &needed, options, run).await;

@@ -208,7 +208,8 @@ impl Content {
         Err(PipelineError::Lost { name, causes: listed(&causes) })
     }
 
-    fn name(&self, pack: PackId) -> ObjectName {
+    /// The object that the pack is.
+    pub(crate) fn name(&self, pack: PackId) -> ObjectName {
         self.frames.pack_name(KeyKind::Content, pack)
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use breakwater_repository::PackId;
+use breakwater_repository::{ObjectName, PackId};
 use breakwater_repository::format::tree::TreeKind;
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
@@ -98,28 +98,25 @@ pub async fn preview_delta(job: &RestoreJob) -> Result<DeltaPreview, PipelineErr
 }
 
 /// The packs of content that the chosen files need, as the snapshot names them.
-pub async fn needed_packs(job: &RestoreJob) -> Result<BTreeSet<PackId>, PipelineError> {
+pub async fn needed_packs(job: &RestoreJob) -> Result<BTreeSet<ObjectName>, PipelineError> {
     let source = Source::of(job).await?;
     let survey = source.survey(job).await?;
     let mut leaves = LeafReader::new(Arc::clone(&source.structure));
     let mut packs = BTreeSet::new();
     let mut tree = source.tree();
-    while let Some(mut entry) = tree.next().await? {
+    while let Some(entry) = tree.next().await? {
         if job.cancel.is_cancelled() {
             return Err(PipelineError::Cancelled);
         }
         if !survey.takes(&entry) {
             continue;
         }
-        let metadata = Metadata::of(&mut entry);
-        let TreeKind::File { size, extent, leaves: parts } = entry.kind else { continue };
+        let TreeKind::File { extent, leaves: parts, .. } = entry.kind else { continue };
         for part in &parts {
-            let mut window = Window::default();
-            window.file(entry.path.clone(), metadata.clone(), size, entry.last, true);
             for found in leaves.extents(part).await? {
-                window.extent(0, &found, whole_class(extent));
+                let frames = found.frames(whole_class(extent));
+                packs.extend(frames.map(|(_, frame)| source.content.name(frame.pack)));
             }
-            packs.extend(window.destinations.iter().map(|destination| destination.location.pack));
         }
     }
     Ok(packs)

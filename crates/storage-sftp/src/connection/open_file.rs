@@ -17,8 +17,8 @@ const ROOM_BYTES: u64 = 16 << 20;
 /// An open file or directory on the server, closed with this value.
 #[derive(Debug)]
 pub(crate) struct OpenFile {
-    connection: Arc<Connection>,
-    handle: String,
+    pub(super) connection: Arc<Connection>,
+    pub(super) handle: String,
 }
 
 impl OpenFile {

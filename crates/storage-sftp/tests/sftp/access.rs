@@ -8,13 +8,13 @@ use std::process::Command;
 use breakwater_core::PlaceUrl;
 use breakwater_storage::places::UseAs;
 use breakwater_storage::{Payload, Places, Storage, StorageError, StorageErrorKind};
-use breakwater_storage_sftp::{Environment, Patience, Settings, SftpProvider};
+use breakwater_storage_sftp::{Environment, Settings, SftpProvider};
 use breakwater_testkit::port::free_port;
 use breakwater_testkit::sshd::{SshAgent, SshdSetup, make_key, own_name, write_secret};
 use breakwater_testkit::user::is_root;
 use futures::TryStreamExt;
 
-use crate::place::{Place, SHORT, storage, text};
+use crate::place::{LONG, Place, storage, text};
 
 /// The region `r` of `place`, with these options.
 fn with(place: &Place, options: &str) -> Storage {
@@ -23,7 +23,7 @@ fn with(place: &Place, options: &str) -> Storage {
 
 fn with_environment(place: &Place, options: &str, environment: &Environment) -> Storage {
     let url = place.sshd.url_with(&own_name().unwrap(), &place.sshd.dir().join("r"), options);
-    storage(&url, environment, UseAs::Fresh, SHORT)
+    storage(&url, environment, UseAs::Fresh, LONG)
 }
 
 /// The options that let us in.
@@ -171,7 +171,7 @@ async fn an_account_without_a_shell_shut_in_a_directory_with_a_password() {
     let options = format!("?password-file={}&known-hosts={}", password.display(), place.sshd.known_hosts().display());
     let open = |root: &str| {
         let url = place.sshd.url_with("keeper", Path::new(root), &options);
-        storage(&url, &Environment::default(), UseAs::Fresh, SHORT)
+        storage(&url, &Environment::default(), UseAs::Fresh, LONG)
     };
     let region = open("/backup/r1");
     region.create("data/a", Payload::from(vec![1])).await.unwrap_or_else(|error| panic!("{}", text(&error)));
@@ -190,7 +190,7 @@ async fn what_does_not_answer_is_unreachable() {
     let unreachable = StorageErrorKind::Unreachable;
     let at = |host: &str, port: u16| {
         let url = format!("sftp://{}@{host}:{port}/r{}", own_name().unwrap(), options(&place));
-        storage(&url, &Environment::default(), UseAs::Existing, SHORT)
+        storage(&url, &Environment::default(), UseAs::Existing, LONG)
     };
     refused(&at("127.0.0.1", free_port()), unreachable, &["does sshd run there, and on this port?"]).await;
     refused(&at("no..host", 22), unreachable, &["is the host's name right?"]).await;
@@ -211,10 +211,10 @@ async fn what_does_not_answer_is_unreachable() {
 async fn a_server_that_only_lets_read() {
     let place = Place::start().await;
     let root = place.fresh_root();
-    let region = place.open(&root, UseAs::Fresh, SHORT);
+    let region = place.open(&root, UseAs::Fresh, LONG);
     region.create("data/a", Payload::from(vec![1])).await.unwrap();
     let reader = Place::serving("internal-sftp -R").await;
-    let region = reader.open(&root, UseAs::Existing, SHORT);
+    let region = reader.open(&root, UseAs::Existing, LONG);
     assert_eq!(region.get("data/a").await.unwrap(), [1][..]);
     let listed: Vec<_> = region.list("").map_ok(|meta| meta.key).try_collect().await.unwrap();
     assert_eq!(listed, ["data/a"]);
@@ -230,7 +230,7 @@ async fn a_server_that_only_lets_read() {
 async fn links_lead_nowhere() {
     let place = Place::start().await;
     let root = place.fresh_root();
-    let region = place.open(&root, UseAs::Fresh, SHORT);
+    let region = place.open(&root, UseAs::Fresh, LONG);
     region.create("data/a", Payload::from(vec![1])).await.unwrap();
     let outside = place.sshd.dir().join("outside");
     fs::create_dir(&outside).unwrap();
@@ -269,5 +269,4 @@ async fn programs_open_such_places_by_their_urls() {
     let error = places.open_fresh("sftp://h/r?colour=red").await.unwrap_err();
     assert_eq!(error.kind(), StorageErrorKind::Invalid);
     assert!(text(&error).contains("colour"), "{}", text(&error));
-    let _: Patience = Patience::default();
 }

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 use breakwater_runtime::{RetryPolicy, SystemEntropy};
 use breakwater_storage::places::UseAs;
 use breakwater_storage::{Payload, Retry, Storage, StorageError, StorageErrorKind, conformance};
-use breakwater_storage_sftp::{Environment, Patience};
+use breakwater_storage_sftp::Environment;
 use breakwater_testkit::sshd::SshdSetup;
 use breakwater_testkit::user::is_root;
 use breakwater_testkit::wait::until_true;
 use futures::TryStreamExt;
 use futures::future::join_all;
 
-use crate::place::{Place, SHORT, storage, temporaries, text};
+use crate::place::{LONG, Place, SHORT, storage, temporaries, text};
 
 const MIB: usize = 1 << 20;
 
@@ -38,7 +38,7 @@ fn unfinished_bytes(root: &Path) -> u64 {
 async fn a_server_killed_in_the_middle_of_a_create_shows_nothing_in_part() {
     let place = Place::start().await;
     let root = place.fresh_root();
-    let region = place.open(&root, UseAs::Fresh, SHORT);
+    let region = place.open(&root, UseAs::Fresh, LONG);
     region.create("first", Payload::from(vec![1])).await.unwrap();
     // As it is used: whoever comes upon a connection that was killed tries again.
     let policy = RetryPolicy::new(5, Duration::from_millis(1), Duration::from_millis(10));
@@ -97,7 +97,7 @@ async fn a_server_that_hangs_is_unreachable_in_bounded_time_and_serves_again_whe
 async fn a_server_that_is_down_is_unreachable_until_it_is_back() {
     let mut place = Place::start().await;
     let root = place.fresh_root();
-    let region = place.open(&root, UseAs::Fresh, SHORT);
+    let region = place.open(&root, UseAs::Fresh, LONG);
     region.create("a", Payload::from(vec![1])).await.unwrap();
     place.sshd.stop();
     assert_unreachable(region.get("a").await);
@@ -125,9 +125,9 @@ async fn assert_all_unreachable(region: &Storage) {
 async fn a_root_that_goes_away_is_unreachable_until_it_is_back() {
     let place = Place::start().await;
     let (root, elsewhere) = (place.fresh_root(), place.sshd.dir().join("elsewhere"));
-    let early = place.open(&root, UseAs::Existing, SHORT);
+    let early = place.open(&root, UseAs::Existing, LONG);
     assert_all_unreachable(&early).await;
-    let region = place.open(&root, UseAs::Fresh, SHORT);
+    let region = place.open(&root, UseAs::Fresh, LONG);
     region.create("data/a", Payload::from(vec![1])).await.unwrap();
     assert_eq!(early.get("data/a").await.unwrap(), [1][..]);
 
@@ -151,7 +151,7 @@ async fn a_full_volume_says_so_and_keeps_nothing_unfinished() {
     let before = "mount -t tmpfs -o size=8m,mode=755 small /srv && mkdir /srv/region".to_owned();
     let place = Place::start_with(SshdSetup { before: Some(before), ..SshdSetup::default() }).await;
     let url = place.sshd.url(Path::new("/srv/region")).unwrap();
-    let region = storage(&url, &Environment::default(), UseAs::Existing, Patience::default());
+    let region = storage(&url, &Environment::default(), UseAs::Existing, LONG);
     region.create("data/fits", vec![1; MIB].into()).await.unwrap();
     for _ in 0..5 {
         let error = region.create("data/large", Payload::from(vec![2; 9 * MIB])).await.unwrap_err();
@@ -169,7 +169,7 @@ async fn of_sixteen_writers_over_their_own_connections_one_wins() {
         let place = Place::serving(subsystem).await;
         let root = place.fresh_root();
         fs::create_dir(&root).unwrap();
-        let regions: Vec<Storage> = (0..4).map(|_| place.open(&root, UseAs::Existing, SHORT)).collect();
+        let regions: Vec<Storage> = (0..4).map(|_| place.open(&root, UseAs::Existing, LONG)).collect();
         for round in 0..5 {
             let key = format!("data/{round}");
             let writers = (0..16_usize).map(|writer| {
@@ -199,7 +199,7 @@ async fn what_dead_writers_left_is_removed_by_the_first_call_and_what_is_young_s
         let file = fs::File::create(root.join(".tmp").join(name)).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(age * 3600)).unwrap();
     }
-    let region = place.open(&root, UseAs::Existing, SHORT);
+    let region = place.open(&root, UseAs::Existing, LONG);
     assert_eq!(temporaries(&root).len(), 2, "nothing happens before the first call");
     assert!(region.head("a").await.unwrap_err().is_not_found());
     assert_eq!(temporaries(&root), ["young"]);
@@ -218,7 +218,7 @@ fn open_files(place: &Place, root: &Path) -> usize {
 async fn calls_that_are_dropped_leave_neither_files_nor_handles() {
     let place = Place::start().await;
     let root = place.fresh_root();
-    let region = place.open(&root, UseAs::Fresh, SHORT);
+    let region = place.open(&root, UseAs::Fresh, LONG);
     let content = Payload::from(conformance::pattern(1, 4 * MIB));
     region.create("whole", content.clone()).await.unwrap();
     for n in 0..40_u64 {

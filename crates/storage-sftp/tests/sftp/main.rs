@@ -8,4 +8,5 @@ mod conformance;
 mod faults;
 mod model;
 mod place;
+mod tmp;
 mod unfit;

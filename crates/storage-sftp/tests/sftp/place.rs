@@ -18,6 +18,14 @@ pub(crate) struct Place {
     next: AtomicU32,
 }
 
+/// For all tests that are about something else, so long that no machine is too busy.
+pub(crate) const LONG: Patience = Patience {
+    connect: Duration::from_secs(120),
+    answer: Duration::from_secs(120),
+    turn: Duration::from_secs(240),
+    silence: Duration::from_secs(60),
+};
+
 /// So short that a test of silence is over soon, and long enough for a machine that is busy.
 pub(crate) const SHORT: Patience = Patience {
     connect: Duration::from_secs(5),
@@ -51,7 +59,7 @@ impl Place {
 
     /// A new region.
     pub(crate) fn storage(&self) -> Storage {
-        self.open(&self.fresh_root(), UseAs::Fresh, Patience::default())
+        self.open(&self.fresh_root(), UseAs::Fresh, LONG)
     }
 
     /// The region at `root`, as our own user.

@@ -28,7 +28,7 @@ server.wait()
 async fn check(place: Place, kind: StorageErrorKind, expected: &[&str]) {
     let root = place.fresh_root();
     fs::create_dir(&root).unwrap();
-    let storage = place.open(&root, breakwater_storage::places::UseAs::Existing, crate::place::SHORT);
+    let storage = place.open(&root, breakwater_storage::places::UseAs::Existing, crate::place::LONG);
     let error = storage.create("data/a", Payload::from(vec![1])).await.unwrap_err();
     assert_eq!(error.kind(), kind, "{}", text(&error));
     for part in expected {

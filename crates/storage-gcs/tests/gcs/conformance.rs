@@ -41,7 +41,7 @@ async fn small_pages_and_steps_change_nothing() {
     let settings = BucketSettings {
         versioning: true,
         object_retention: true,
-        page: 7,
+        page: 60,
         rewrite_step: 100,
         ..BucketSettings::default()
     };

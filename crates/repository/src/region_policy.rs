@@ -114,7 +114,6 @@ pub const fn is_locked(name: &ObjectName) -> bool {
         | ObjectName::Moved { .. }
         | ObjectName::GcDecision(..)
         | ObjectName::StreamClaim(..)
-        | ObjectName::Leaning(..)
         | ObjectName::History(..) => true,
         ObjectName::Descriptor
         | ObjectName::Region

@@ -224,8 +224,10 @@ fn a_signature_for_creating_creates_and_no_more() {
         writer.create("data/a", vec![1].into(), &plain).await.unwrap();
         // Azurite misses a right to replace; the service says that the name is taken (tests/reference.rs).
         assert_eq!(kind(writer.create("data/a", vec![2].into(), &plain).await), StorageErrorKind::Denied);
+        // Blocks want a right to write, which would also replace.
         let blocks = writer.clone().with_limits(Limits { single: 2, block: 2 });
-        blocks.create("data/b", vec![2; 5].into(), &plain).await.unwrap();
+        assert_eq!(kind(blocks.create("data/b", vec![2; 5].into(), &plain).await), StorageErrorKind::Denied);
+        writer.create("data/b", vec![2; 5].into(), &plain).await.unwrap();
         let denied = [
             kind(writer.get("data/a").await),
             kind(writer.head("data/a").await),

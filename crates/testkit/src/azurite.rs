@@ -22,6 +22,10 @@ use crate::port::free_port;
 /// How long it may take to start; it reads much JavaScript before it does.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Runs Azurite until its input ends, as it does with the program that started it, also when that one is killed or the server lies in a
+/// static, which is never dropped.
+const UNTIL_INPUT_ENDS: &str = "process.stdin.resume().on('end', () => process.exit()); require(process.argv[1])";
+
 /// How often a start on a fresh port is tried, should somebody else take it first.
 const TRIES: u32 = 3;
 
@@ -34,7 +38,7 @@ pub const KEY: &str = "YnJlYWt3YXRlci10ZXN0LWtleS0wMTIzNDU2Nzg5YWI=";
 /// A version of the service that both sides know, for what is asked here.
 const VERSION: &str = "2021-12-02";
 
-/// A running Azurite. Killed when dropped.
+/// A running Azurite. Killed when dropped, and gone with this program.
 #[derive(Debug)]
 pub struct Azurite {
     dir: TempDir,
@@ -64,10 +68,15 @@ impl Azurite {
             let port = free_port();
             let log = File::create(dir.path().join("log")).context("make Azurite's log")?;
             let mut command = Command::new(&program.node);
-            command.arg(&program.script).args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()]);
+            command.args(["-e", UNTIL_INPUT_ENDS]).arg(&program.script).args([
+                "--blobHost",
+                "127.0.0.1",
+                "--blobPort",
+                &port.to_string(),
+            ]);
             command.args(["--inMemoryPersistence", "--silent", "--disableTelemetry"]).args(more);
             command.env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{KEY}")).current_dir(dir.path());
-            command.stdin(Stdio::null()).stdout(log.try_clone().context("share Azurite's log")?).stderr(log);
+            command.stdin(Stdio::piped()).stdout(log.try_clone().context("share Azurite's log")?).stderr(log);
             let mut azurite = Azurite { dir, port, scheme, child: command.spawn().context("start Azurite")? };
             match azurite.wait().await {
                 Ok(()) => return Ok(azurite),

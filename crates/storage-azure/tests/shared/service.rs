@@ -64,9 +64,9 @@ impl Answer {
 
     /// The same with the detail that it has for requests which it cannot authenticate.
     pub(crate) fn detailed(status: u16, code: &str, detail: &str) -> Answer {
-        let detail = format!("<AuthenticationErrorDetail>{detail}</AuthenticationErrorDetail>");
         let body = format!(
-            "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>About {code}.\nRequestId:1</Message>{detail}</Error>"
+            "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>About {code}.\nRequestId:1</Message>\
+             <AuthenticationErrorDetail>{detail}</AuthenticationErrorDetail></Error>"
         );
         Answer { body: body.into_bytes(), ..Answer::new(status) }.with("x-ms-error-code", code)
     }

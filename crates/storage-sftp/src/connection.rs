@@ -14,10 +14,9 @@ use breakwater_storage::StorageErrorKind;
 use russh::Disconnect;
 use russh::client::Handle;
 use russh_sftp::client::RawSftpSession;
-use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::client::rawsession::SftpResult;
 use russh_sftp::extensions::{FSYNC, HARDLINK, LIMITS, STATVFS, Statvfs};
-use russh_sftp::protocol::{FileAttributes, Name, OpenFlags, StatusCode};
+use russh_sftp::protocol::{FileAttributes, Name, OpenFlags};
 use tokio::sync::Semaphore;
 
 use crate::failure::{Failure, Refusal};
@@ -118,8 +117,12 @@ impl Connection {
         drop(tokio::spawn(async move { self.ssh.disconnect(Disconnect::ByApplication, "", "").await.ok() }));
     }
 
-    fn answer<T>(&self, answer: SftpResult<T>) -> Result<T, Refusal> {
-        answer.map_err(|error| {
+    /// Asks, unless the connection is known to be broken: a session that has ended answers nothing that it is asked later.
+    async fn ask<T>(&self, request: impl Future<Output = SftpResult<T>>) -> Result<T, Refusal> {
+        if !self.is_alive() {
+            return Err(Refusal::Lost("it broke before".to_owned()));
+        }
+        request.await.map_err(|error| {
             let refusal = Refusal::from(error);
             if matches!(refusal, Refusal::Lost(_)) {
                 self.broken.store(true, Ordering::Relaxed);
@@ -130,12 +133,12 @@ impl Connection {
 
     /// What `path` is, itself.
     pub(crate) async fn lstat(&self, path: &str) -> Result<FileAttributes, Refusal> {
-        self.answer(self.sftp.lstat(path).await).map(|answer| answer.attrs)
+        self.ask(self.sftp.lstat(path)).await.map(|answer| answer.attrs)
     }
 
     /// What `path` leads to.
     pub(crate) async fn stat(&self, path: &str) -> Result<FileAttributes, Refusal> {
-        self.answer(self.sftp.stat(path).await).map(|answer| answer.attrs)
+        self.ask(self.sftp.stat(path)).await.map(|answer| answer.attrs)
     }
 
     /// How much room there is where `path` lies, if the server says that.
@@ -143,29 +146,29 @@ impl Connection {
         if !self.extensions.statvfs {
             return None;
         }
-        self.answer(self.sftp.statvfs(path).await).ok()
+        self.ask(self.sftp.statvfs(path)).await.ok()
     }
 
     pub(crate) async fn remove(&self, path: &str) -> Result<(), Refusal> {
-        self.answer(self.sftp.remove(path).await).map(drop)
+        self.ask(self.sftp.remove(path)).await.map(drop)
     }
 
     pub(crate) async fn make_directory(&self, path: &str, mode: u32) -> Result<(), Refusal> {
         let attributes = FileAttributes { permissions: Some(mode), ..FileAttributes::empty() };
-        self.answer(self.sftp.mkdir(path, attributes).await).map(drop)
+        self.ask(self.sftp.mkdir(path, attributes)).await.map(drop)
     }
 
     pub(crate) async fn remove_directory(&self, path: &str) -> Result<(), Refusal> {
-        self.answer(self.sftp.rmdir(path).await).map(drop)
+        self.ask(self.sftp.rmdir(path)).await.map(drop)
     }
 
     pub(crate) async fn hard_link(&self, from: &str, to: &str) -> Result<(), Refusal> {
-        self.answer(self.sftp.hardlink(from, to).await).map(drop)
+        self.ask(self.sftp.hardlink(from, to)).await.map(drop)
     }
 
     /// The rename of version 3, which must not replace.
     pub(crate) async fn rename(&self, from: &str, to: &str) -> Result<(), Refusal> {
-        self.answer(self.sftp.rename(from, to).await).map(drop)
+        self.ask(self.sftp.rename(from, to)).await.map(drop)
     }
 
     /// Opens a file, or for reading a directory, to be flushed.
@@ -176,25 +179,24 @@ impl Connection {
         mode: u32,
     ) -> Result<OpenFile, Refusal> {
         let attributes = FileAttributes { permissions: Some(mode), ..FileAttributes::empty() };
-        let handle = self.answer(self.sftp.open(path, flags, attributes).await)?.handle;
+        let handle = self.ask(self.sftp.open(path, flags, attributes)).await?.handle;
         Ok(OpenFile { connection: Arc::clone(self), handle })
     }
 
     /// All that the directory at `path` holds, in no order.
     pub(crate) async fn names(self: &Arc<Self>, path: &str) -> Result<Vec<(String, FileAttributes)>, Refusal> {
-        let handle = self.answer(self.sftp.opendir(path).await)?.handle;
+        let handle = self.ask(self.sftp.opendir(path)).await?.handle;
         let directory = OpenFile { connection: Arc::clone(self), handle };
         let mut found = Vec::new();
         loop {
-            let requests = (0..NAME_REQUESTS).map(|_| self.sftp.readdir(directory.handle.as_str()));
+            let requests = (0..NAME_REQUESTS).map(|_| self.ask(self.sftp.readdir(directory.handle.as_str())));
             let mut ended = false;
             for answer in futures::future::join_all(requests).await {
                 match answer {
                     Ok(Name { files, .. }) => found.extend(files.into_iter().map(|file| (file.filename, file.attrs))),
-                    Err(SftpError::Status(status)) if status.status_code == StatusCode::Eof => {
-                        ended = true;
-                    }
-                    Err(error) => return self.answer(Err(error)),
+                    Err(Refusal::End) => ended = true,
+
+                    Err(refusal) => return Err(refusal),
                 }
             }
             if ended {

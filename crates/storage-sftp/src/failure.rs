@@ -29,6 +29,9 @@ pub(crate) enum Refusal {
     /// The request cannot be right there.
     #[error("the server does not understand it: {0}")]
     Invalid(String),
+    /// A file or a directory has no more.
+    #[error("the server says that there is no more")]
+    End,
     /// Anything else.
     #[error("the server says no more than: {0} (hint: a quota, or a disk that fails; the server's log knows)")]
     Failed(String),
@@ -56,7 +59,8 @@ impl From<Status> for Refusal {
             StatusCode::OpUnsupported => Refusal::Unknown(said),
             StatusCode::BadMessage => Refusal::Invalid(said),
             StatusCode::NoConnection | StatusCode::ConnectionLost => Refusal::Lost(said),
-            StatusCode::Ok | StatusCode::Eof | StatusCode::Failure => Refusal::Failed(said),
+            StatusCode::Eof => Refusal::End,
+            StatusCode::Ok | StatusCode::Failure => Refusal::Failed(said),
         }
     }
 }
@@ -96,7 +100,7 @@ impl From<Refusal> for Failure {
             Refusal::Unknown(_) => StorageErrorKind::Unsupported,
             Refusal::Invalid(_) => StorageErrorKind::Invalid,
             // A disk that fails is not the object's fault, and the same call may pass later or in another region.
-            Refusal::Failed(_) | Refusal::Lost(_) => StorageErrorKind::Unreachable,
+            Refusal::Failed(_) | Refusal::End | Refusal::Lost(_) => StorageErrorKind::Unreachable,
         };
         Failure::because(kind, refusal)
     }

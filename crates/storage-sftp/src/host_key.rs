@@ -31,10 +31,10 @@ pub(crate) enum HostKeyError {
     )]
     Unknown { address: String, offered: String, file: PathBuf, line: String },
     #[error(
-        "the host key of {address} is not the one that is known: it offers {offered}, and line {number} of {} says {known}; \
-         somebody may be in between (hint: if the server got a new key for certain, replace that line by: {line})", file.display()
+        "the host key of {address} is not the one that is known: it offers {offered}, and {known}; somebody may be in between \
+         (hint: if the server got a new key for certain, replace that line by: {line})"
     )]
-    Changed { address: String, offered: String, known: String, file: PathBuf, number: usize, line: String },
+    Changed { address: String, offered: String, known: String, line: String },
     #[error(
         "the host key of {address} is not the one that `host-key` says: it offers {offered}, not {pin}; somebody may be in \
          between (hint: change the option only if the server got a new key for certain)"
@@ -104,8 +104,9 @@ impl Trust {
         }
         let line = format!("{address} {}", openssh(key));
         match known.into_iter().next() {
-            Some(Known { file, line: number, key: known }) => {
-                Err(HostKeyError::Changed { address, offered, known: shown(&known), file, number, line })
+            Some(Known { file, line: number, key }) => {
+                let known = format!("line {number} of {} says {}", file.display(), shown(&key));
+                Err(HostKeyError::Changed { address, offered, known, line })
             }
             None => {
                 let file = files.first().cloned().unwrap_or_default();

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use breakwater_storage::Payload;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use russh_sftp::client::error::Error as SftpError;
-use russh_sftp::protocol::StatusCode;
 
 use super::{Connection, WINDOW_BYTES};
 use crate::failure::Refusal;
@@ -27,7 +25,7 @@ impl OpenFile {
         let connection = &self.connection;
         let writes = blocks(payload, connection.write_bytes).into_iter().map(|block| async move {
             let _room = connection.room(block.bytes).await?;
-            connection.answer(connection.sftp.write(self.handle.as_str(), block.offset, block.content()).await)
+            connection.ask(connection.sftp.write(self.handle.as_str(), block.offset, block.content())).await
         });
         let at_once = WINDOW_BYTES / usize::try_from(connection.write_bytes).unwrap_or(WINDOW_BYTES) + 1;
         futures::stream::iter(writes).buffer_unordered(at_once).try_for_each(|_| async { Ok(()) }).await
@@ -61,7 +59,7 @@ impl OpenFile {
         let mut content = Vec::new();
         while length > 0 {
             let asked = u32::try_from(length).unwrap_or(u32::MAX);
-            match connection.sftp.read(self.handle.as_str(), from, asked).await {
+            match connection.ask(connection.sftp.read(self.handle.as_str(), from, asked)).await {
                 Ok(data) if data.data.is_empty() || data.data.len() as u64 > length => {
                     return Err(Refusal::Invalid("it answers a read with a wrong number of bytes".to_owned()));
                 }
@@ -70,8 +68,8 @@ impl OpenFile {
                     length -= data.data.len() as u64;
                     content.extend(data.data);
                 }
-                Err(SftpError::Status(status)) if status.status_code == StatusCode::Eof => break,
-                Err(error) => return connection.answer(Err(error)),
+                Err(Refusal::End) => break,
+                Err(refusal) => return Err(refusal),
             }
         }
         Ok(content)
@@ -79,7 +77,7 @@ impl OpenFile {
 
     /// Flushes what was written to the disk of the server.
     pub(crate) async fn flush(&self) -> Result<(), Refusal> {
-        self.connection.answer(self.connection.sftp.fsync(self.handle.as_str()).await).map(drop)
+        self.connection.ask(self.connection.sftp.fsync(self.handle.as_str())).await.map(drop)
     }
 }
 
@@ -90,7 +88,7 @@ impl Drop for OpenFile {
             && self.connection.is_alive()
         {
             let (connection, handle) = (Arc::clone(&self.connection), std::mem::take(&mut self.handle));
-            drop(runtime.spawn(async move { connection.answer(connection.sftp.close(handle).await).ok() }));
+            drop(runtime.spawn(async move { connection.ask(connection.sftp.close(handle)).await.ok() }));
         }
     }
 }

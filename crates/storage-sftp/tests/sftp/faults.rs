@@ -58,7 +58,10 @@ async fn a_server_killed_in_the_middle_of_a_create_shows_nothing_in_part() {
         })
         .await;
         assert!(place.sshd.kill_sessions() > 0);
-        match create.await.unwrap() {
+        let killed = Instant::now();
+        let created = create.await.unwrap();
+        assert!(killed.elapsed() < LONG.silence / 2, "a connection that broke is noticed, not waited for");
+        match created {
             Ok(()) => {}
             Err(error) => {
                 assert_eq!(error.kind(), StorageErrorKind::Unreachable, "{}", text(&error));
@@ -124,7 +127,7 @@ async fn assert_all_unreachable(region: &Storage) {
 #[tokio::test]
 async fn a_root_that_goes_away_is_unreachable_until_it_is_back() {
     let place = Place::start().await;
-    let (root, elsewhere) = (place.fresh_root(), place.sshd.dir().join("elsewhere"));
+    let (root, elsewhere) = (place.fresh_root(), place.fresh_root());
     let early = place.open(&root, UseAs::Existing, LONG);
     assert_all_unreachable(&early).await;
     let region = place.open(&root, UseAs::Fresh, LONG);
@@ -172,14 +175,14 @@ async fn of_sixteen_writers_over_their_own_connections_one_wins() {
         let regions: Vec<Storage> = (0..4).map(|_| place.open(&root, UseAs::Existing, LONG)).collect();
         for round in 0..5 {
             let key = format!("data/{round}");
-            let writers = (0..16_usize).map(|writer| {
-                let (region, key) = (regions[writer % 4].clone(), key.clone());
-                tokio::spawn(async move { region.create(&key, Payload::from(vec![writer as u8; 100_000])).await })
+            let writers = (0..16_u8).map(|writer| {
+                let (region, key) = (regions[usize::from(writer) % 4].clone(), key.clone());
+                tokio::spawn(async move { region.create(&key, Payload::from(vec![writer; 100_000])).await })
             });
             let mut winners = Vec::new();
-            for (writer, outcome) in join_all(writers).await.into_iter().enumerate() {
+            for (writer, outcome) in (0..).zip(join_all(writers).await) {
                 match outcome.unwrap() {
-                    Ok(()) => winners.push(writer as u8),
+                    Ok(()) => winners.push(writer),
                     Err(error) => assert_eq!(error.kind(), StorageErrorKind::AlreadyExists, "{}", text(&error)),
                 }
             }

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use breakwater_repository::{ObjectName, PackId};
 use breakwater_repository::format::tree::TreeKind;
+use breakwater_repository::{ObjectName, PackId};
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
 

@@ -124,7 +124,7 @@ pub struct StorageError {
     /// The kind of trouble.
     pub kind: StorageErrorKind,
     /// What was attempted, as a verb: `create`.
-    pub operation: &'static str,
+    pub operation: Operation,
     /// The place, as [`Storage::location`](crate::Storage::location) shows it.
     pub location: String,
     /// The object, or the prefix of a list; empty when it is the place itself.
@@ -140,7 +140,7 @@ impl StorageError {
     pub fn new(kind: StorageErrorKind, operation: Operation, location: &str, key: &str) -> StorageError {
         StorageError {
             kind,
-            operation: operation.as_str(),
+            operation,
             location: location.to_owned(),
             key: key.to_owned(),
             retry_after: None,

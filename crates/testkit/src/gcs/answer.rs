@@ -39,13 +39,13 @@ pub(crate) fn refuse(status: u16, reason: &str, message: impl Into<String>) -> R
 }
 
 /// The same for a read of content, which answers in plain text.
-pub(crate) fn plain(refused: Refused) -> Refused {
+pub(crate) fn plain(mut refused: Refused) -> Refused {
     let message = serde_json::from_slice::<Value>(&refused.body).ok();
     let message = message.and_then(|body| Some(body["error"]["message"].as_str()?.to_owned())).unwrap_or_default();
-    let mut headers = refused.headers;
-    headers.retain(|(name, _)| *name != "content-type");
-    headers.push(("content-type", "text/html; charset=UTF-8".to_owned()));
-    Box::new(Answer { status: refused.status, headers, body: message.into() })
+    refused.headers.retain(|(name, _)| *name != "content-type");
+    refused.headers.push(("content-type", "text/html; charset=UTF-8".to_owned()));
+    refused.body = message.into();
+    refused
 }
 
 /// That the reference has it and this service does not.

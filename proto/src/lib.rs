@@ -8,6 +8,7 @@ pub mod convert;
 
 /// The generated messages, clients and servers of protocol version 1.
 #[expect(unused_qualifications, reason = "generated")]
+#[expect(clippy::large_enum_variant, reason = "generated; one question at a time is held")]
 pub mod v1 {
     tonic::include_proto!("breakwater.v1");
 }

@@ -31,7 +31,7 @@ impl S3 {
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
         match request.send().await {
             Ok(answer) => {
-                upload.is_complete();
+                upload.completed();
                 self.agree(call, checksum, answer.checksum_crc64_nvme())
             }
             Err(error) => Err(self.not_created(call, error).await),
@@ -93,7 +93,7 @@ impl Upload {
         self.id.as_deref().unwrap_or_default()
     }
 
-    fn is_complete(mut self) {
+    fn completed(mut self) {
         self.id = None;
     }
 

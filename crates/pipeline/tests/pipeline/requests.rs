@@ -14,7 +14,7 @@ use crate::tree::{Tree, noise};
 const SCALE: u32 = 8;
 
 /// At this size a pack of structure is closed (`backup/structure.rs`), whatever the size of the others is.
-const STRUCTURE_PACK: u64 = 2 << 20;
+const STRUCTURE_PACK: u64 = 3 << 20;
 
 const TIB: u64 = 1 << 40;
 

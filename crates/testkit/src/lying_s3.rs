@@ -185,15 +185,22 @@ impl State {
     }
 
     async fn put(&self, key: &str, headers: HeaderMap, content: Bytes) -> Response<Full<Bytes>> {
-        let taken = lock(&self.objects).contains_key(key);
-        if taken && headers.contains_key("if-none-match") && !self.tells(Lie::Overwrites) {
-            return refusal(412, "PreconditionFailed");
-        }
-        if self.tells(Lie::Races) && !taken {
+        let must_be_free = headers.contains_key("if-none-match") && !self.tells(Lie::Overwrites);
+        let taken = || refusal(412, "PreconditionFailed");
+        if self.tells(Lie::Races) && must_be_free {
+            if lock(&self.objects).contains_key(key) {
+                return taken();
+            }
             // Whoever finds the name free waits for a second one that does, if there is one soon.
             tokio::time::timeout(std::time::Duration::from_millis(200), self.meeting.wait()).await.ok();
+            lock(&self.objects).insert(key.to_owned(), Object { content, headers });
+            return plain(200);
         }
-        lock(&self.objects).insert(key.to_owned(), Object { content, headers });
+        let mut objects = lock(&self.objects);
+        if must_be_free && objects.contains_key(key) {
+            return taken();
+        }
+        objects.insert(key.to_owned(), Object { content, headers });
         plain(200)
     }
 

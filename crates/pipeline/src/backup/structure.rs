@@ -21,7 +21,7 @@ use crate::PipelineError;
 use crate::room::{Lease, Room};
 
 /// A structure pack leaves when it has this many bytes: it fills slowly, and its room is held meanwhile.
-pub(crate) const STRUCTURE_PACK: u64 = 2 << 20;
+pub(crate) const STRUCTURE_PACK: u64 = 3 << 20;
 
 /// Room for one structure pack: it is cut after the frame that makes it too large.
 pub(crate) const STRUCTURE_ROOM: u64 = STRUCTURE_PACK + (2 << 20);

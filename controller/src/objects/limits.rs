@@ -78,9 +78,8 @@ impl BandwidthRule {
         if rate.0 == 0 {
             return Err(about("rate: with nothing per second nothing is ever written".to_owned()));
         }
-        let minute = |text: &Option<String>, default| {
-            text.as_deref().map_or(Ok(default), minute_of_day).map_err(|error| about(error))
-        };
+        let minute =
+            |text: &Option<String>, default| text.as_deref().map_or(Ok(default), minute_of_day).map_err(&about);
         Ok((rate.0, minute(&self.from, 0)?, minute(&self.to, 24 * 60)?))
     }
 }

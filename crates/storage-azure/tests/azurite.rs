@@ -7,6 +7,7 @@
 mod lab;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
@@ -108,11 +109,14 @@ fn odd_keys_are_keys() {
                     match step {
                         Step::Create(key, content) => {
                             let created = place.create(&key, content.clone().into()).await;
-                            if model.contains_key(&key) {
-                                assert_eq!(kind(created), StorageErrorKind::AlreadyExists, "{key}");
-                            } else {
-                                created.unwrap_or_else(|error| panic!("{key}: {}", Chain(&error)));
-                                model.insert(key, content);
+                            match model.entry(key) {
+                                Entry::Occupied(taken) => {
+                                    assert_eq!(kind(created), StorageErrorKind::AlreadyExists, "{}", taken.key());
+                                }
+                                Entry::Vacant(free) => {
+                                    created.unwrap_or_else(|error| panic!("{}: {}", free.key(), Chain(&error)));
+                                    free.insert(content);
+                                }
                             }
                         }
                         Step::Delete(key) => {

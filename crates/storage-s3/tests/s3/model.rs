@@ -108,5 +108,10 @@ fn a_bucket_is_a_map() {
 #[test]
 fn the_odd_keys_are_keys() {
     let mut runner = TestRunner::default();
-    runner.run(&key(), |key| Ok(assert_eq!(check_key(&key), Ok(()), "{key}"))).unwrap();
+    runner
+        .run(&key(), |key| {
+            assert_eq!(check_key(&key), Ok(()), "{key}");
+            Ok(())
+        })
+        .unwrap();
 }

@@ -118,7 +118,9 @@ impl FromStr for PlaceUrl {
             return if is_path { Ok(plain("file", path)) } else { Err(PlaceUrlError::NoUrl(text.to_owned())) };
         }
         let (scheme, rest) = text.split_once("://").ok_or_else(|| PlaceUrlError::NoUrl(text.to_owned()))?;
-        let is_scheme = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let is_word = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        // The memory of a process has no other name than `memory:`.
+        let is_scheme = is_word && scheme != "memory";
         let trouble = |trouble: String| PlaceUrlError::Part { url: text.to_owned(), trouble };
         if !is_scheme {
             return Err(PlaceUrlError::NoUrl(text.to_owned()));
@@ -239,6 +241,7 @@ mod tests {
             "://b",
             "s3://",
             "s3:///key",
+            "memory://x",
             "s3://b?a=%2",
             "s3://b?a=1&a=2",
         ] {

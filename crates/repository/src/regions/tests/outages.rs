@@ -216,13 +216,13 @@ async fn a_region_that_is_slow_by_order_is_in_health() {
     let places = vec![Place::new()];
     Lab::prepare(&places).await;
     let mut slow = handle(0, &places[0]);
-    let rate = Rate { up: NonZeroU64::new(1), down: None };
+    let rate = Rate { up: NonZeroU64::new(2), down: None };
     slow.storage =
         slow.storage.decorated(|inner| Arc::new(Bandwidth::new(inner, Calendar::always(rate), Arc::new(SystemClock))));
     let lab = Lab::with_handles(places, vec![slow], 1, RegionOptions::default()).await;
     let begun = Instant::now();
     lab.create(&pack(0)).await;
-    // Longer than a put may take on the wire.
+    // 168 bytes: longer than a put may take on the wire, and not as long as the caller waits.
     assert!(begun.elapsed() > Duration::from_secs(60), "{:?}", begun.elapsed());
     let status = lab.set.statuses()[0].clone();
     assert_eq!((status.reachable, status.last_error.is_none()), (Some(true), true));

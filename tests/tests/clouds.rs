@@ -53,10 +53,9 @@ impl Clouds {
         match cloud {
             "aws" => format!("s3://{BUCKET}/prod?path-style&region=eu-central-1"),
             "azure" => format!(
-                "azure://{}/{BUCKET}/prod?endpoint={}/{}&key-file={}",
+                "azure://{}/{BUCKET}/prod?endpoint={}&key-file={}",
                 azurite::ACCOUNT,
                 self.azure.endpoint(),
-                azurite::ACCOUNT,
                 secret("azure.key")
             ),
             _ => {

@@ -76,7 +76,8 @@ async fn the_second_of_two_equal_hosts_stores_next_to_nothing() -> Result<()> {
         let alone = Brctl::alone()?.env("BRCTL_REPOSITORY", &place).env("BRCTL_KEY", &recovery);
         alone.ok(&["--offline", "repository", "check", "--read-data"]).await?;
         let target = fleet.target(region);
-        let words = ["--offline", "restore", "run", "--snapshot", &second, "--target", &target.display().to_string()];
+        let shown = target.display().to_string();
+        let words = ["--offline", "restore", "run", "--source", "two", "--snapshot", &second, "--target", &shown];
         alone.ok(&words).await?;
         ensure!(tree_hash(&target.join("docs"))? == expected, "{region}: another tree");
 

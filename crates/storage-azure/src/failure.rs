@@ -1,7 +1,7 @@
 //! What went wrong, in the words of the storage contract, with what to change. An answer of the service is judged by its status
 //! and its error code; a missing object is only believed when the service says `BlobNotFound`.
 //!
-//! Source of the codes: "Blob Storage error codes", https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes,
+//! Source of the codes: "Blob Storage error codes", <https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes>,
 //! and "Common REST API error codes" beside it.
 
 use std::error::Error;

@@ -1,6 +1,6 @@
 //! Signs requests with an account's key, which the SDK does not offer.
 //!
-//! Source: "Authorize with Shared Key", https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key, in the
+//! Source: "Authorize with Shared Key", <https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key>, in the
 //! form of service versions since 2015-02-21.
 
 use std::collections::BTreeMap;

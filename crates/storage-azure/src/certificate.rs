@@ -2,7 +2,7 @@
 //! statement with the library that all of Breakwater signs with.
 //!
 //! Source: "Microsoft identity platform application authentication certificate credentials",
-//! https://learn.microsoft.com/entra/identity-platform/certificate-credentials.
+//! <https://learn.microsoft.com/entra/identity-platform/certificate-credentials>.
 
 use std::fmt;
 use std::sync::Arc;

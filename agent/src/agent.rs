@@ -14,8 +14,8 @@ use crate::durable;
 use crate::error::AgentError;
 use crate::identity::renew::{self, CurrentIdentity};
 use crate::identity::{Identity, host_and_port};
-use crate::jobs::Runner;
 use crate::jobs::journal::Journal;
+use crate::jobs::{Lineage, Runner};
 use crate::keyring::Keyring;
 use crate::questions::Respondent;
 use crate::repositories::Repositories;
@@ -87,6 +87,7 @@ impl Agent {
             sources: Sources::default(),
             budget: ByteBudget::new(ByteCount::mib(config.buffer_mib).as_u64()),
             scratch,
+            lineage: Lineage::open(&config.data_dir.join("lineage"))?,
             fetch_program,
             host: host(),
             agent: name.clone(),

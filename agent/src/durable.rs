@@ -50,6 +50,14 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, AgentError> {
     }
 }
 
+/// Does `work` on files away from the threads that answer others.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AgentError> + Send + 'static,
+) -> Result<T, AgentError> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|error| Err(AgentError::Defect(format!("a thread that works on files ended: {error}"))))
+}
+
 /// Makes names in the directory of `path` durable.
 pub(crate) fn sync_parent(path: &Path) -> Result<(), AgentError> {
     let parent = path.parent().unwrap_or(Path::new("/"));

@@ -3,7 +3,7 @@
 //! Invariant: of one job at most one attempt runs here. A start that repeats the running attempt changes nothing; a newer
 //! one (by its fence) begins when the older one has ended.
 
-pub mod backup;
+mod backup;
 pub mod check;
 pub mod context;
 mod delete;
@@ -35,6 +35,7 @@ use tracing::Instrument;
 use crate::error::AgentError;
 use crate::session::outbox::Outbox;
 use crate::toolbox::Toolbox;
+pub use backup::lineage::Lineage;
 use context::JobContext;
 use outcome::Outcome;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use breakwater_core::{Clock, Entropy};
 use breakwater_runtime::ByteBudget;
 
+use crate::jobs::Lineage;
 use crate::repositories::Repositories;
 use crate::sources::Sources;
 
@@ -20,6 +21,8 @@ pub struct Toolbox {
     pub budget: ByteBudget,
     /// Where work may keep files while it goes on.
     pub scratch: PathBuf,
+    /// What was committed last.
+    pub lineage: Lineage,
     /// The program whose `wal-fetch` restored servers call.
     pub fetch_program: PathBuf,
     /// The name of this host.

@@ -12,7 +12,7 @@ use breakwater_core::{Chain, Timestamp};
 use breakwater_proto::v1;
 use prost::Message;
 
-use crate::durable;
+use crate::durable::{self, blocking};
 use crate::error::AgentError;
 
 /// The journal of one agent.
@@ -121,12 +121,6 @@ fn next_sequence(results: &BTreeMap<u64, v1::JobResult>, now: Timestamp) -> u64 
 
 const RESULT: &str = "result-";
 const RUNNING: &str = "running-";
-
-async fn blocking(work: impl FnOnce() -> Result<(), AgentError> + Send + 'static) -> Result<(), AgentError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(AgentError::Defect(format!("the journal's thread ended: {error}"))))
-}
 
 #[cfg(test)]
 mod tests {

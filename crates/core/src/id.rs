@@ -133,6 +133,11 @@ uid_type! {
 #[serde(transparent)]
 pub struct Attempt(pub u32);
 
+impl Attempt {
+    /// The first.
+    pub const FIRST: Attempt = Attempt(1);
+}
+
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use breakwater_core::{Clock, DomainName, Entropy, RegionId, RepositoryId, Timestamp, Uid};
+use breakwater_core::{Clock, DomainName, Entropy, RegionId, RepositoryId, Timestamp};
 use breakwater_crypto::{
     Holder, Purpose, Recipient, RecipientKey, RecipientSecret, Secret, Suite, Voucher, WriterKey, commitment,
     seal_for_all,
 };
-use breakwater_storage::{LockMode, Payload, Placement, Retention, StorageErrorKind, Tier, probe};
+use breakwater_storage::{Payload, Placement, Retention, StorageErrorKind, Tier, probe, probe_placement};
 use bytes::Bytes;
 use futures::TryStreamExt;
 
@@ -82,7 +82,7 @@ impl Repository {
         let mut offers = Vec::new();
         for place in &places {
             refuse_occupied(place).await?;
-            offers.push(try_promises(place, clock.as_ref(), entropy.as_ref()).await?);
+            offers.push(try_promises(place, clock.as_ref()).await?);
         }
         let fresh: Vec<(&Place, Offers)> = places.iter().zip(offers).collect();
         let draft = Draft::new(&options, clock.as_ref(), entropy.as_ref())?;
@@ -124,7 +124,7 @@ impl Repository {
             Some(id) => id,
             None => {
                 refuse_occupied(&place).await?;
-                let offers = Some(try_promises(&place, self.clock().as_ref(), self.entropy().as_ref()).await?);
+                let offers = Some(try_promises(&place, self.clock().as_ref()).await?);
                 let id = RegionId::v7(self.now(), self.entropy().as_ref());
                 let record = RegionRecord { repository: self.id(), region: id, joined: self.now(), offers };
                 create(&place, &ObjectName::Region, record.encode().into()).await?;
@@ -363,7 +363,7 @@ async fn refuse_occupied(place: &Place) -> Result<(), RepositoryError> {
 }
 
 /// Finds out whether the place keeps what every place promises, and what its policy needs beyond that.
-async fn try_promises(place: &Place, clock: &dyn Clock, entropy: &dyn Entropy) -> Result<Offers, RepositoryError> {
+async fn try_promises(place: &Place, clock: &dyn Clock) -> Result<Offers, RepositoryError> {
     place.policy.check(&place.name)?;
     let kept = match within(CALL_DEADLINE * 4, probe(&place.storage, PROBE_PREFIX)).await {
         Ok(kept) => kept,
@@ -384,15 +384,12 @@ async fn try_promises(place: &Place, clock: &dyn Clock, entropy: &dyn Entropy) -
             return Err(lacking(place, &format!("has no tier `{tier}`"), "leave the tier of the region out"));
         }
     }
-    if let Some(lock) = place.policy.lock {
-        if !features.locks {
-            let how = "switch object lock or immutability on for the bucket, which most providers offer only when it is \
-                       made, or declare no lock for the region";
-            return Err(lacking(place, "cannot lock objects as it is set up", how));
-        }
-        let ahead = kept.clock_skew_micros.max(0);
-        try_lock(place, lock.mode, clock.now().plus_micros(ahead + TRIED_FOR_MICROS), entropy).await?;
+    if place.policy.lock.is_some() && !features.locks {
+        let how = "switch object lock or immutability on for the bucket, which most providers offer only when it is \
+                   made, or declare no lock for the region";
+        return Err(lacking(place, "cannot lock objects as it is set up", how));
     }
+    try_placement(place, clock.now().plus_micros(kept.clock_skew_micros.max(0) + TRIED_FOR_MICROS)).await?;
     Ok(Offers {
         locks: features.locks,
         holds: features.holds,
@@ -403,28 +400,21 @@ async fn try_promises(place: &Place, clock: &dyn Clock, entropy: &dyn Entropy) -
     })
 }
 
-/// Locks an object until `until`, and tries to delete it. It stays until then, and nothing minds it.
-async fn try_lock(
-    place: &Place,
-    mode: LockMode,
-    until: Timestamp,
-    entropy: &dyn Entropy,
-) -> Result<(), RepositoryError> {
-    let mut random = [0; 16];
-    entropy.fill(&mut random);
-    let key = format!("{PROBE_NAMES}{}", Uid(random));
-    let placement = Placement { retention: Some(Retention { mode, until }), ..Placement::default() };
-    let payload = Payload::from(b"breakwater tries whether a lock binds here".as_slice());
-    let backend = place.storage.backend();
-    let created = within(CALL_DEADLINE, backend.create(&key, payload, &placement)).await;
-    created.map_err(|trouble| failed(place, trouble))?;
-    match within(CALL_DEADLINE, backend.delete(&key)).await {
-        Err(Trouble::Storage(error)) if error.kind == StorageErrorKind::Locked => Ok(()),
-        Err(trouble) => Err(failed(place, trouble)),
-        Ok(()) => {
-            let how = "declare no lock for the region, or use a place that keeps what it is told to keep";
-            Err(lacking(place, &format!("deleted an object that was locked in mode {mode}"), how))
+/// Finds out whether the place puts objects into the region's tier and locks them until `until`, as its policy will ask.
+async fn try_placement(place: &Place, until: Timestamp) -> Result<(), RepositoryError> {
+    let retention = place.policy.lock.map(|lock| Retention { mode: lock.mode, until });
+    let placement = Placement { retention, tier: place.policy.tier };
+    if placement == Placement::default() {
+        return Ok(());
+    }
+    match within(CALL_DEADLINE * 4, probe_placement(&place.storage, PROBE_PREFIX, &placement)).await {
+        Ok(()) => Ok(()),
+        Err(Trouble::Storage(error)) if error.kind == StorageErrorKind::Invalid => {
+            let how = "declare no lock and no tier for the region, or use a place that keeps what it is told to keep";
+            let promise = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            Err(lacking(place, &format!("does not keep objects as the region declares: {promise}"), how))
         }
+        Err(trouble) => Err(failed(place, trouble)),
     }
 }
 

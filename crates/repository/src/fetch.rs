@@ -193,6 +193,28 @@ impl Repository {
         Ok(names)
     }
 
+    /// Whether any region shows the object `name`; nothing is listed. An error only when none answers.
+    pub(crate) async fn shows(&self, order: &ReadOrder, name: &ObjectName) -> Result<bool, RepositoryError> {
+        let key = name.to_string();
+        let asked = order.0.iter().map(|region| async {
+            match async { within(READ_DEADLINE, region.ready().await?.exists(&key)).await }.await {
+                Ok(true) => Ok(true),
+                // That there is none counts only from a place that still is this region.
+                Ok(false) => region.ask().await.map(|_| false).map_err(|trouble| region.cause(trouble)),
+                Err(trouble) => Err(region.cause(trouble)),
+            }
+        });
+        let answers = futures::future::join_all(asked).await;
+        if answers.iter().any(|answer| matches!(answer, Ok(true))) {
+            return Ok(true);
+        }
+        let causes: Vec<Cause> = answers.into_iter().filter_map(Result::err).collect();
+        if causes.len() == order.0.len() {
+            return Err(RepositoryError::Unreadable { name: key, causes });
+        }
+        Ok(false)
+    }
+
     /// The bytes of `range` of the object `key` in `region`.
     pub(crate) async fn range_of(
         &self,

@@ -107,6 +107,7 @@ pub const fn is_locked(name: &ObjectName) -> bool {
         | ObjectName::Segment(..)
         | ObjectName::Source(_)
         | ObjectName::Leaning(..)
+        | ObjectName::Losses(_)
         | ObjectName::SessionKeys(..)
         | ObjectName::ResealedKeys(..)
         | ObjectName::Register(..)

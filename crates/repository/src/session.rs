@@ -129,24 +129,24 @@ impl BackupSession {
     /// will do: the garbage collection goes on only when tombstones are in every region, and lists open records in every
     /// region after that.
     async fn deleted_meanwhile(&self, held: &[RegionId]) -> Result<BTreeSet<SessionId>, RepositoryError> {
-        let mut named: BTreeSet<SessionId> = self.intent.bases.iter().map(|base| base.session).collect();
-        named.extend(self.intent.adopts.iter().copied());
-        if named.is_empty() && self.intent.leans.is_empty() {
-            return Ok(named);
-        }
+        let SessionIntent { bases, adopts, leans, .. } = &self.intent;
         let regions = self.repository.regions().iter();
         let held = regions.filter(|region| region.id().is_some_and(|id| held.contains(&id)));
         let held: Vec<&str> = held.map(|region| region.name()).collect();
         let order = self.repository.read_order().narrowed(|region| held.contains(&region));
-        let tombstones = self.repository.tombstones(&order, self.source).await?;
-        named.retain(|session| tombstones.sessions.contains_key(session));
-        for lean in &self.intent.leans {
-            // The tombstone of a snapshot retires what was verified of it.
-            if self.repository.has_tombstone(&order, lean).await? {
-                named.insert(lean.session);
+        let mut gone = BTreeSet::new();
+        if !adopts.is_empty() {
+            let tombstones = self.repository.tombstones(&order, self.source).await?;
+            gone.extend(adopts.iter().filter(|session| tombstones.sessions.contains_key(session)));
+        }
+        let own = |base: &SnapshotSession| Lean { source: self.source, snapshot: base.snapshot, session: base.session };
+        // The tombstone of a snapshot retires what was verified of it, too.
+        for snapshot in bases.iter().map(own).chain(leans.iter().copied()) {
+            if self.repository.has_tombstone(&order, &snapshot).await? {
+                gone.insert(snapshot.session);
             }
         }
-        Ok(named)
+        Ok(gone)
     }
 
     /// The session.

@@ -15,7 +15,8 @@ use crate::deletion::is_there;
 use crate::error::{Cause, RepositoryError};
 use crate::fetch::{Names, ReadOrder};
 use crate::format::leaf::{self, Extent};
-use crate::format::manifest::{Manifest, ManifestSource, Totals};
+use crate::format::leaning::Lean;
+use crate::format::manifest::{Manifest, ManifestSource, SnapshotSession, Totals};
 use crate::format::pack::KeyKind;
 use crate::format::record::RecordKind;
 use crate::format::tombstone::{Tombstone, Was};
@@ -204,6 +205,20 @@ impl Repository {
             }
         }
         Err(fence.unwrap_or(RepositoryError::NotFound { name: register.to_string() }))
+    }
+
+    /// The manifest of a session that is known to have committed; `None` where it was deleted since, as far as the regions that answer
+    /// know. It is asked for by name, so nothing is listed.
+    pub async fn remembered(
+        &self,
+        source: SourceUid,
+        committed: SnapshotSession,
+    ) -> Result<Option<Manifest>, RepositoryError> {
+        let (order, SnapshotSession { snapshot, session }) = (self.read_order(), committed);
+        if self.has_tombstone(&order, &Lean { source, snapshot, session }).await? {
+            return Ok(None);
+        }
+        self.manifest(&order, source, snapshot, session).await.map(Some)
     }
 
     /// The session that has committed `snapshot`, as far as the regions that answer know, also where it was deleted since:

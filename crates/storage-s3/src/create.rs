@@ -45,9 +45,25 @@ impl S3 {
         let keeping = self.keeping(placement);
         let rope = Rope::new(payload.parts());
         if payload.len() > self.options().part_bytes {
-            return self.put_in_parts(call, rope, keeping).await;
+            self.put_in_parts(call, rope, keeping).await?;
+            return self.make_sure_of(key, placement.retention).await;
         }
         self.put(call, rope, keeping).await
+    }
+
+    /// That what came in parts is locked as asked: some stores take the lock of such an upload and forget it.
+    async fn make_sure_of(&self, key: &str, asked: Option<Retention>) -> Result<(), StorageError> {
+        let Some(asked) = asked else { return Ok(()) };
+        let lock = self.protection_of(key).await?.retention;
+        if lock.is_some_and(|lock| lock.mode >= asked.mode && lock.until >= asked.until) {
+            return Ok(());
+        }
+        tracing::warn!(
+            location = self.location_text(),
+            key,
+            "the store forgot the lock of an upload in parts; it is set afterwards"
+        );
+        self.lock_object(key, asked).await
     }
 
     async fn put(&self, call: Call<'_>, rope: Rope, keeping: Keeping) -> Result<(), StorageError> {

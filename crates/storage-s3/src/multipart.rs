@@ -17,7 +17,7 @@ const PARTS_AT_ONCE: usize = 4;
 impl S3 {
     pub(crate) async fn put_in_parts(&self, call: Call<'_>, rope: Rope, keeping: Keeping) -> Result<(), StorageError> {
         let (checksum, size) = (rope.checksum(), rope.len());
-        let upload = self.begin(call, keeping).await?;
+        let upload = self.begin_whole(call, keeping).await?;
         let parts = rope.cut(self.options().part_bytes).into_iter().zip(1..);
         let parts = futures::stream::iter(parts.map(|(part, number)| self.put_part(call, upload.id(), part, number)));
         let parts: Vec<CompletedPart> = parts.buffered(PARTS_AT_ONCE).try_collect().await?;
@@ -36,6 +36,13 @@ impl S3 {
             }
             Err(error) => Err(self.not_created(call, error).await),
         }
+    }
+
+    /// Begins in a task of its own, which goes on when nobody waits any more: only who hears the answer can give the upload up.
+    async fn begin_whole(&self, call: Call<'_>, keeping: Keeping) -> Result<Upload, StorageError> {
+        let (s3, Call { operation, action, .. }, key) = (self.clone(), call, call.key.to_owned());
+        let begun = tokio::spawn(async move { s3.begin(Call { operation, action, key: &key }, keeping).await }).await;
+        begun.unwrap_or_else(|error| Err(self.error(StorageErrorKind::Other, call).because(error)))
     }
 
     pub(crate) async fn begin(&self, call: Call<'_>, keeping: Keeping) -> Result<Upload, StorageError> {

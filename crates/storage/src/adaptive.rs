@@ -169,7 +169,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn uploads_at_once_are_bounded_and_reads_and_questions_pass_by() {
-        let (fault, _, storage) = gated(2);
+        let (fault, adaptive, storage) = gated(2);
+        // A gate begins with one at once and sees with each good answer whether there is room for more.
+        for number in 10..14 {
+            put(&storage, number).await.unwrap();
+        }
+        assert_eq!(adaptive.uploads.state().controller.limit(), 2);
         let rule = fault.add(Rule::on(Operation::Create), Effect::Hold);
         let tasks: Vec<_> = (0..5)
             .map(|number| {

@@ -120,6 +120,12 @@ pub trait Backend: Send + Sync + Debug + 'static {
     /// The place, for people: `file:///srv/r1`. Holds no secret.
     fn location(&self) -> &str;
 
+    /// Whether an answer can get lost on its way, so that asking again may help. Not so where a failure is the last word, like that of
+    /// a disk that could not make something durable: what a second try finds there proves nothing.
+    fn may_lose_answers(&self) -> bool {
+        true
+    }
+
     /// Creates an object kept as `placement` says, durable once this answers `Ok`. Of any number of callers with one key, in any process, one wins;
     /// the others get [`AlreadyExists`](StorageErrorKind::AlreadyExists). After any other error it is unknown whether the
     /// object was created. A placement that the place cannot keep is [`Unsupported`](StorageErrorKind::Unsupported), and

@@ -153,6 +153,10 @@ impl Backend for FileSystem {
         &self.place.location
     }
 
+    fn may_lose_answers(&self) -> bool {
+        false
+    }
+
     async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
         if !placement.is_plain() {
             return Err(self

@@ -3,7 +3,7 @@
 //! From the caller to the place:
 //!
 //! 1. [`Retry`]: each try goes through all that follows, so it pays for its bytes again and waits for its turn again. It is above the
-//!    gates, so that a call that waits for its next try holds no turn.
+//!    gates, so that a call that waits for its next try holds no turn. Left out where no answer can get lost.
 //! 2. [`Bandwidth`]: waits before the gates, so that what is slow by order holds no turn either, and is not taken for a slow place.
 //! 3. [`Adaptive`]: a turn in the place. It sees the time on the wire alone, which is what its decisions are made of.
 //! 4. [`Hedged`]: within the turn of its read, so that a second read is not one that waits for the first.
@@ -84,7 +84,10 @@ pub fn assemble(
         let hedged = if limits.hedging { Arc::new(Hedged::new(traced)) } else { traced };
         let adaptive = Arc::new(Adaptive::new(hedged, limits.uploads));
         let bandwidth = Arc::new(Bandwidth::new(adaptive, limits.bandwidth.clone(), Arc::clone(clock)));
-        Arc::new(Retry::new(bandwidth, policy, Arc::clone(entropy)))
+        match place.backend().may_lose_answers() {
+            true => Arc::new(Retry::new(bandwidth, policy, Arc::clone(entropy))),
+            false => bandwidth,
+        }
     });
     Stack { storage, meter }
 }

@@ -129,7 +129,11 @@ pub(crate) fn lay_log(cluster: &Cluster, target: &Path) {
     for file in std::fs::read_dir(cluster.data_dir().join("pg_wal")).unwrap().flatten() {
         if file.file_type().unwrap().is_file() {
             let to = target.join("pg_wal").join(file.file_name());
-            std::fs::copy(file.path(), &to).unwrap();
+            match std::fs::copy(file.path(), &to) {
+                // The server makes segments for later under names of their own and renames them; what it has written is kept.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                copied => drop(copied.unwrap()),
+            }
             if rustix::process::geteuid().is_root() {
                 use std::os::unix::fs::MetadataExt as _;
                 chown(&to, Some(owner.uid()), Some(owner.gid())).unwrap();

@@ -49,8 +49,8 @@ async fn a_tebibyte_of_packs_costs_at_most_16_500_puts() {
     assert!((15_000..=16_500).contains(&puts), "{puts} puts: {packs:?}");
 }
 
-/// Which lists remain: a backup asks for the snapshots and the open sessions of its own source, since the bucket is the authority on
-/// both. Nothing else is listed, however much there is.
+/// What a backup lists that does not know what the last one came to: the snapshots and the open sessions of its own source. Nothing else
+/// is listed, however much there is; and nothing at all where the agent remembers (`tests/tests/requests.rs`).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_snapshots_and_open_sessions_of_the_source_are_listed() {
     let mut records = Vec::new();

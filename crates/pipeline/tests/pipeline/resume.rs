@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use breakwater_repository::Class;
+use breakwater_core::Attempt;
+use breakwater_repository::{Class, SessionIntent};
 use breakwater_storage::{Effect, Operation, Rule, StorageErrorKind};
 use tokio_util::sync::CancellationToken;
 
@@ -85,7 +86,7 @@ async fn the_second_of_two_attempts_at_one_snapshot_commits_nothing() {
     let lab = Lab::new(1).await;
     let tree = tree();
     let mut first = lab.job(FakeSession::new(&tree), CancellationToken::new()).await.unwrap();
-    let intent = first.session.intent().clone();
+    let intent = SessionIntent { attempt: Attempt(2), ..first.session.intent().clone() };
     first.log_gate = None;
     let mut second = lab.job(FakeSession::new(&tree), CancellationToken::new()).await.unwrap();
     let session =

@@ -10,7 +10,7 @@ use crate::format::gc_plan::{GcFence, GcPlan};
 use crate::format::hold::Hold;
 use crate::format::leaning::Leaning;
 use crate::format::log::StreamClaim;
-use crate::format::lost::Lost;
+use crate::format::lost::{Losses, Lost};
 use crate::format::manifest::Manifest;
 use crate::format::moved::Moved;
 use crate::format::open::{OpenRecord, SessionKeys, SourceRecord};
@@ -136,6 +136,7 @@ fn read_of_source(repository: &Repository, name: &ObjectName, bytes: &[u8]) -> R
             read_json::<Hold>(WHAT, &json)?.check(name)?;
             true
         }
+        (ObjectName::Losses(_), RecordKind::Lost) => read_json::<Losses>(WHAT, &json)?.source == source,
         (ObjectName::Lost { .. }, RecordKind::Lost) => {
             read_json::<Lost>(WHAT, &json)?.check(name)?;
             true

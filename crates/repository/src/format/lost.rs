@@ -1,14 +1,22 @@
 //! Chunks that no region has whole any more. As long as such a record is there, backups of the source compare with no base,
 //! so that they store what the source still has anew, under the same ids; then the pack gets a `moved` record.
 //!
-//! Invariant: the record goes only once a record of where its chunks lie now is durable in every region.
+//! Invariants: the record goes only once a record of where its chunks lie now is durable in every region; the mark that there are such
+//! records is durable in every region before the first of them, and stays for ever, so that its absence says that there are none.
 
-use breakwater_core::{SessionId, Timestamp};
+use breakwater_core::{SessionId, SourceUid, Timestamp};
 use breakwater_crypto::ChunkId;
 use serde::{Deserialize, Serialize};
 
 use super::pack::PackId;
 use super::{FormatError, ObjectName};
+
+/// The mark that something of a source is or was on record as lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Losses {
+    /// The source.
+    pub source: SourceUid,
+}
 
 /// What is lost of one pack of content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -67,6 +67,8 @@ pub enum ObjectName {
         /// Distinguishes several holds on one snapshot.
         hold: Uid,
     },
+    /// `meta/<source>/losses`: something is or was on record as lost.
+    Losses(SourceUid),
     /// `meta/<source>/lost/<session>-<no>.<run>`: chunks of a pack that no region has whole.
     Lost {
         /// The source.
@@ -174,6 +176,7 @@ impl ObjectName {
                 let (snapshot, hold) = name.split_once('.')?;
                 Some(ObjectName::Hold { source: id(source)?, snapshot: id(snapshot)?, hold: id(hold)? })
             }
+            ["meta", source, "losses"] => Some(ObjectName::Losses(id(source)?)),
             ["meta", source, "lost", name] => {
                 let (what, run) = name.split_once('.')?;
                 Some(ObjectName::Lost { source: id(source)?, pack: pack(what)?, run: id(run)? })
@@ -224,6 +227,7 @@ impl ObjectName {
             | ObjectName::Committed(source, ..)
             | ObjectName::Tombstone(source, ..)
             | ObjectName::Hold { source, .. }
+            | ObjectName::Losses(source)
             | ObjectName::Lost { source, .. }
             | ObjectName::Moved { source, .. }
             | ObjectName::GcPlan(source, _)
@@ -292,6 +296,7 @@ impl fmt::Display for ObjectName {
                 write!(f, "meta/{source}/snap/{snapshot}.{session}.deleted")
             }
             ObjectName::Hold { source, snapshot, hold } => write!(f, "meta/{source}/hold/{snapshot}.{hold}"),
+            ObjectName::Losses(source) => write!(f, "meta/{source}/losses"),
             ObjectName::Lost { source, pack, run } => write!(f, "meta/{source}/lost/{pack}.{run}"),
             ObjectName::Moved { source, kind, pack, mover } => {
                 write!(f, "meta/{source}/moved/{}-{pack}.{mover}", word(*kind))
@@ -426,6 +431,7 @@ mod tests {
             ObjectName::Audit(Uid(b)),
             ObjectName::Tombstone(source, snapshot, session),
             ObjectName::Hold { source, snapshot, hold: Uid(b) },
+            ObjectName::Losses(source),
             ObjectName::Lost { source, pack, run: session },
             ObjectName::Moved { source, kind: KeyKind::Content, pack, mover: session },
             ObjectName::Moved { source, kind: KeyKind::Structure, pack, mover: session },

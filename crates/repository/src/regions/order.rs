@@ -44,7 +44,7 @@ impl<'a> Place<'a> {
         let first = rest.split('/').next().unwrap_or_default();
         let after_dot = |text: &'a str| text.split('.').nth(1).unwrap_or_default();
         let (session, rank) = match (top, kind) {
-            ("meta", "source" | "leans") => ("", Rank::Pack),
+            ("meta", "source" | "leans" | "losses") => ("", Rank::Pack),
             ("meta", "keys" | "open") => (first.split('.').next().unwrap_or_default(), Rank::Early),
             ("meta", "stream") => (after_dot(first), Rank::Early),
             (_, "pack") => (first.split('-').next().unwrap_or_default(), Rank::Pack),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::error::{Cause, RepositoryError, Trouble};
 use crate::fetch::Names;
-use crate::format::lost::{Lost, LostChunk};
+use crate::format::lost::{Losses, Lost, LostChunk};
 use crate::format::moved::{Moved, MovedFrames};
 use crate::format::pack::{KeyKind, PackId};
 use crate::format::record::RecordKind;
@@ -32,6 +32,9 @@ impl Repository {
     /// Packs of `source` of which chunks are on record as lost. While there is any, a backup must compare with no base and
     /// adopt nothing, or the new snapshot would refer to what is not there.
     pub async fn lost_packs(&self, source: SourceUid) -> Result<BTreeSet<PackId>, RepositoryError> {
+        if !self.has_losses(source).await? {
+            return Ok(BTreeSet::new());
+        }
         let names = self.names(&self.read_order(), &ObjectName::meta_prefix(source, "lost")).await?;
         let pack = |key: &String| match ObjectName::parse(key) {
             Some(ObjectName::Lost { pack, .. }) => Some(pack),
@@ -43,6 +46,9 @@ impl Repository {
     /// Looks for what was lost in the packs that were stored since, and records where it lies now, so that the snapshots
     /// that need it are whole again. Does nothing where nothing is on record.
     pub async fn settle_losses(&self, source: SourceUid) -> Result<Settled, RepositoryError> {
+        if !self.has_losses(source).await? {
+            return Ok(Settled::default());
+        }
         let order = self.read_order();
         let names = self.names(&order, &ObjectName::meta_prefix(source, "lost")).await?;
         let mut marks: Vec<(ObjectName, Lost)> = Vec::new();
@@ -98,6 +104,11 @@ impl Repository {
         Ok(settled)
     }
 
+    /// Whether something of `source` is or was on record as lost; where not, there is nothing to list.
+    async fn has_losses(&self, source: SourceUid) -> Result<bool, RepositoryError> {
+        self.shows(&self.read_order(), &ObjectName::Losses(source)).await
+    }
+
     /// Puts `lost` on record in every region, as far as it is not there yet.
     pub(super) async fn mark_lost(
         &self,
@@ -108,6 +119,9 @@ impl Repository {
             return Ok(());
         }
         let known = self.lost_packs(source).await?;
+        let mark = ObjectName::Losses(source);
+        let sealed = self.seal_record(source, RecordKind::Lost, &mark, &Losses { source })?;
+        self.put_everywhere(&mark, sealed.into()).await?;
         let run = self.new_session();
         for (pack, chunks) in lost.into_iter().filter(|(pack, _)| !known.contains(pack)) {
             let name = ObjectName::Lost { source, pack, run };

@@ -4,7 +4,7 @@
 //! when every region's register holds a fence; between the two it is undecided, and stays so until the regions answer.
 //! The model in `tests/register_model.rs` checks these steps in this order.
 
-use breakwater_core::SessionId;
+use breakwater_core::{Attempt, SessionId};
 use bytes::Bytes;
 
 use super::BackupSession;
@@ -76,7 +76,9 @@ impl BackupSession {
                 ));
             }
             None => {
-                if let Some(session) = self.repository.committed_session(self.source, intent.snapshot).await? {
+                if self.may_be_second(&name).await?
+                    && let Some(session) = self.repository.committed_session(self.source, intent.snapshot).await?
+                {
                     return Ok(CommitOutcome::AlreadyCommitted { session });
                 }
                 let register = self.repository.seal_record(self.source, RecordKind::Manifest, &name, manifest)?;
@@ -86,6 +88,13 @@ impl BackupSession {
         };
         let decisions = writer.create_decided(&name, register.into()).await;
         self.decide(writer, &name, manifest, decisions).await
+    }
+
+    /// Whether another session may have committed this snapshot. A later attempt knows that there were others; a first one
+    /// finds a fence under its own name where one took over, and need not list what there is.
+    async fn may_be_second(&self, register: &ObjectName) -> Result<bool, RepositoryError> {
+        let is_first = self.intent.attempt <= Attempt::FIRST;
+        Ok(!is_first || self.repository.shows(&self.repository.read_order(), register).await?)
     }
 
     async fn decide(

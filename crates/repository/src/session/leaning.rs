@@ -39,7 +39,6 @@ pub(super) async fn mark(
 impl Repository {
     /// Whether any region in `order` shows a tombstone of the snapshot that `lean` names. An error only when none answers.
     pub(crate) async fn has_tombstone(&self, order: &ReadOrder, lean: &Lean) -> Result<bool, RepositoryError> {
-        let name = ObjectName::Tombstone(lean.source, lean.snapshot, lean.session);
-        Ok(!self.names(order, &name.to_string()).await?.objects.is_empty())
+        self.shows(order, &ObjectName::Tombstone(lean.source, lean.snapshot, lean.session)).await
     }
 }

@@ -138,7 +138,7 @@ async fn refused(storage: Storage, policy: RegionPolicy, word: &str) {
 async fn places_that_cannot_keep_what_is_declared_are_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     refused(Storage::file_system(directory.path()).unwrap(), locked(), "cannot lock objects").await;
-    refused(Odd { forgets: true, ..Odd::new() }.storage(), locked(), "deleted an object that was locked").await;
+    refused(Odd { forgets: true, ..Odd::new() }.storage(), locked(), "an object that was to be locked is not").await;
     let archive = RegionPolicy { tier: Tier::Archive, ..RegionPolicy::default() };
     refused(Odd::new().storage(), archive, "has no tier `archive`").await;
     let until = breakwater_core::Timestamp(i64::MAX);

@@ -161,7 +161,7 @@ async fn the_environment_says_who_asks() {
     let run = async |prefix: &str, more: [(&str, &str); 1]| {
         let url = format!("gs://{BUCKET}/{prefix}?endpoint={}", service.gcs.endpoint());
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "the_environment_says_who_asks"]).env_clear().env(INSIDE, url);
+        command.args(["--exact", "accounts::the_environment_says_who_asks"]).env_clear().env(INSIDE, url);
         command.env("HOME", &home).envs(more);
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

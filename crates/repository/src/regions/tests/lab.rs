@@ -47,8 +47,10 @@ pub(crate) struct Place {
     state: Mutex<(Mode, Vec<String>)>,
     /// Creates that are still done before none is answered any more.
     left: Mutex<Option<u32>>,
-    /// Bytes that were read, to see who was asked.
+    /// Names that were read, to see who was asked.
     pub(crate) reads: Mutex<Vec<String>>,
+    /// Prefixes that were listed.
+    pub(crate) lists: Mutex<Vec<String>>,
 }
 
 impl Place {
@@ -57,6 +59,7 @@ impl Place {
             memory: Memory::new(),
             state: Mutex::new((Mode::Up, Vec::new())),
             reads: Mutex::default(),
+            lists: Mutex::default(),
             left: Mutex::default(),
         })
     }
@@ -172,6 +175,7 @@ impl Backend for Place {
     }
 
     fn list(&self, prefix: &str) -> Listing {
+        self.lists.lock().unwrap().push(prefix.to_owned());
         match self.state().0 {
             Mode::Gone | Mode::Unlisted | Mode::Throttling => {
                 let error = StorageError::new(StorageErrorKind::Unreachable, Operation::List, "memory:", prefix);
@@ -184,6 +188,7 @@ impl Backend for Place {
 
     async fn list_directories(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
         self.enter(Operation::ListDirectories, prefix, false).await?;
+        self.lists.lock().unwrap().push(prefix.to_owned());
         self.memory.list_directories(prefix).await
     }
 
@@ -205,10 +210,14 @@ pub(crate) fn region_id(number: usize) -> RegionId {
     RegionId::from_bytes(bytes)
 }
 
-pub(crate) fn handle(number: usize, place: &Arc<Place>) -> RegionHandle {
+/// `place` as regions are reached: a call that is not answered ends.
+pub(crate) fn patient(place: &Arc<Place>) -> Storage {
     let timeouts = Timeouts { call: Duration::from_secs(4), ..Timeouts::default() };
-    let backend = Arc::new(Timed::new(Arc::clone(place) as Arc<dyn Backend>, timeouts));
-    RegionHandle { name: format!("r{number}"), id: region_id(number), role: Role::Sync, storage: Storage::new(backend) }
+    Storage::new(Arc::new(Timed::new(Arc::clone(place) as Arc<dyn Backend>, timeouts)))
+}
+
+pub(crate) fn handle(number: usize, place: &Arc<Place>) -> RegionHandle {
+    RegionHandle { name: format!("r{number}"), id: region_id(number), role: Role::Sync, storage: patient(place) }
 }
 
 impl Lab {

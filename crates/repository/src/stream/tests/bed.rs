@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use breakwater_core::{Clock, LogPosition, SourceUid, Timestamp, Watermark};
 use breakwater_runtime::SystemEntropy;
-use breakwater_storage::{Backend, Storage};
 use bytes::Bytes;
 
 use crate::format::log::{MarkKind, TransactionMark};
 use crate::format::names::LogRange;
-use crate::regions::tests::lab::Place;
+use crate::regions::tests::lab::{Place, patient};
 use crate::regions::{RegionSet, Role};
 use crate::stream::{
     LogPlan, LogReader, LogTarget, PlanBase, PlanError, StreamError, StreamKeys, StreamOptions, StreamView,
@@ -45,10 +44,10 @@ pub(super) struct Bed {
 impl Bed {
     pub(super) async fn new(regions: usize, commit: usize) -> Bed {
         let places = (0..regions).map(|_| Place::new()).collect::<Vec<_>>();
-        let spots = places.iter().enumerate().map(|(number, place)| {
-            let backend = Arc::clone(place) as Arc<dyn Backend>;
-            crate::Place::new(&format!("r{number}"), Role::Sync, Storage::new(backend))
-        });
+        let spots = places
+            .iter()
+            .enumerate()
+            .map(|(number, place)| crate::Place::new(&format!("r{number}"), Role::Sync, patient(place)));
         let clock = Arc::new(HandClock(AtomicI64::new(1_000_000_000)));
         let options = CreateOptions::default();
         let created =

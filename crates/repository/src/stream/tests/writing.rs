@@ -50,6 +50,32 @@ async fn what_was_received_comes_back_through_segments_and_tails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_listed_while_a_stream_runs() {
+    let bed = Bed::new(2, 1).await;
+    let mut writer = bed.begin(Bed::options()).await;
+    feed(&mut writer, 0, 100).await.unwrap();
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    bed.drained().await;
+    assert!(!bed.places[0].lists.lock().unwrap().is_empty(), "the claim asks what is there");
+    bed.places.iter().for_each(|place| place.lists.lock().unwrap().clear());
+    // Two hours of a source that writes a segment and a half a minute, and tells how late it is in between.
+    let mut end = 100;
+    for _ in 0..120 {
+        feed(&mut writer, end, end + 96).await.unwrap();
+        end += 96;
+        bed.tick(&mut writer, 30_000).await.unwrap();
+        writer.watermark(watermark(bed.now(), end)).unwrap();
+        bed.tick(&mut writer, 30_000).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+    assert!(writer.flush(PATIENCE).await.unwrap());
+    assert_eq!(writer.released(), Some(LogPosition::new(1, end)));
+    for place in &bed.places {
+        assert_eq!(*place.lists.lock().unwrap(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn bytes_from_elsewhere_are_refused() {
     let bed = Bed::new(1, 1).await;
     let mut writer = bed.open(Bed::options()).await;

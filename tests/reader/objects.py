@@ -18,11 +18,13 @@ NAMES = [
     f"meta/{ID}/snap/{ID}\\.{ID}",
     f"meta/{ID}/snap/{ID}\\.{ID}\\.(committed|deleted)",
     f"meta/{ID}/moved/(data|meta)-{ID}-{U32}\\.{ID}",
+    f"meta/{ID}/losses",
     f"meta/{ID}/lost/{ID}-{U32}\\.{ID}",
     f"meta/{ID}/gc/{ID}(\\.decided)?",
     f"meta/{ID}/pack/{ID}-{U32}",
     f"data/{ID}/pack/{ID}-{U32}",
     f"meta/{ID}/stream/{U32}\\.{ID}",
+    f"meta/{ID}/over/{U32}\\.{ID}",
     f"data/{ID}/log/{U32}\\.{ID}/{U32}-{U64}-{U64}",
     f"meta/{ID}/tail/{U32}\\.{ID}/{U32}-{U64}-{U64}",
     f"meta/{ID}/tail/{U32}\\.{ID}/{U32}-({U64})-\\1-{U64}",
@@ -34,7 +36,7 @@ NAMES = [
 
 def check_objects(region):
     """Every object has a name of the table, and every intent, key and history can be read; how many objects."""
-    names, readers = region.names(""), {"open": open_record, "keys": session_keys, "history": history}
+    names, readers = region.names(""), {"open": open_record, "keys": session_keys, "history": history, "over": over}
     for name in names:
         need(any(re.fullmatch(pattern, name) for pattern in NAMES), f"{name}: a name that docs/format.md does not have")
         parts = name.split("/")
@@ -52,6 +54,11 @@ def open_record(region, name, source, session):
 
 def session_keys(region, _name, source, session):
     region.session_secret(source, session.split(".")[0])
+
+
+def over(region, name, source, writer):
+    record = region.record(name, source, 16)
+    need(f"{record['generation']:08x}.{record['session']}" == writer, f"{name}: it speaks of another writer")
 
 
 def history(region, name, source, branch):

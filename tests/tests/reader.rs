@@ -212,7 +212,7 @@ async fn a_changed_byte_is_an_error() {
         let kind = if parts[0] == "repo" { parts[1] } else { parts[2] };
         kinds.entry((parts[0], kind)).or_insert(name);
     }
-    assert_eq!(kinds.len(), 13, "{kinds:#?}");
+    assert_eq!(kinds.len(), 14, "{kinds:#?}");
     for name in kinds.values() {
         let path = region.join(name);
         let original = std::fs::read(&path).unwrap();

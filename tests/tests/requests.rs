@@ -1,5 +1,7 @@
 //! What a source in daily use costs its regions: a stream and a backup of a source that the agent knows list nothing.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use anyhow::{Result, ensure};
 use breakwater_testkit::dirs::temp_dir;
 use breakwater_testkit::gcs::{BucketSettings, Gcs, Grant};
@@ -17,6 +19,7 @@ async fn a_source_in_daily_use_lists_nothing() -> Result<()> {
     let secrets = temp_dir("secrets")?;
     let key = secrets.path().join("google.json");
     std::fs::write(&key, google.service_account("backup@acme.iam.gserviceaccount.com", &[Grant::all()])?)?;
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600))?;
     let url =
         |region: &str| format!("gs://{BUCKET}/{region}?endpoint={}&credentials={}", google.endpoint(), key.display());
     let fleet = Fleet::builder().remote("east", &url("east")).remote("west", &url("west")).start().await?;

@@ -128,6 +128,7 @@ pub const fn is_locked(name: &ObjectName) -> bool {
         | ObjectName::Hold { .. }
         | ObjectName::Lost { .. }
         | ObjectName::GcPlan(..)
+        | ObjectName::Over(..)
         | ObjectName::Tail(..)
         | ObjectName::IdleTail(..) => false,
     }

@@ -9,7 +9,7 @@ use crate::format::domain::DomainRecord;
 use crate::format::gc_plan::{GcFence, GcPlan};
 use crate::format::hold::Hold;
 use crate::format::leaning::Leaning;
-use crate::format::log::StreamClaim;
+use crate::format::log::{Over, StreamClaim};
 use crate::format::lost::{Losses, Lost};
 use crate::format::manifest::Manifest;
 use crate::format::moved::Moved;
@@ -126,6 +126,9 @@ fn read_of_source(repository: &Repository, name: &ObjectName, bytes: &[u8]) -> R
         (ObjectName::StreamClaim(_, generation, session), RecordKind::StreamClaim) => {
             let claim: StreamClaim = read_json(WHAT, &json)?;
             (claim.generation, claim.session) == (*generation, *session)
+        }
+        (ObjectName::Over(_, generation, session), RecordKind::Over) => {
+            read_json::<Over>(WHAT, &json)? == Over { generation: *generation, session: *session }
         }
         (ObjectName::History(..), RecordKind::History) => true,
         (ObjectName::Tombstone(_, snapshot, session), RecordKind::Tombstone) => {

@@ -1,12 +1,12 @@
 //! Streams on disk: the claim of a generation, the footer of a segment or tail, and the transaction index.
 
-use breakwater_core::{Generation, LogPosition, SessionId, Timestamp};
-use breakwater_crypto::sha256;
+use breakwater_core::{Generation, LogPosition, SessionId, SourceUid, Timestamp};
+use breakwater_crypto::{Suite, derive, sha256};
 use serde::{Deserialize, Serialize};
 
-use super::FormatError;
 use super::names::LogRange;
-use super::record::read_json;
+use super::record::{RecordKey, RecordKind, read_json};
+use super::{FormatError, ObjectName};
 
 /// The claim of a stream's generation by one session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,30 @@ pub struct StreamClaim {
     pub facts: serde_json::Value,
     /// When it was claimed.
     pub at: Timestamp,
+}
+
+/// That a writer is over: another one has claimed the stream after it. Says nothing by itself, and has the same bytes whoever writes it; the claims
+/// tell who counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Over {
+    /// The generation.
+    pub generation: Generation,
+    /// The session that wrote it.
+    pub session: SessionId,
+}
+
+impl Over {
+    /// The object that says so of a writer of `source`.
+    pub const fn name(&self, source: SourceUid) -> ObjectName {
+        ObjectName::Over(source, self.generation, self.session)
+    }
+
+    /// Its bytes as the object `name`. As with tombstones, the salt follows from what is sealed.
+    pub fn seal(&self, suite: Suite, key: &RecordKey<'_>, name: &ObjectName) -> Result<Vec<u8>, FormatError> {
+        let json = serde_json::to_vec(self).map_err(|source| FormatError::Json { what: "over", source })?;
+        let salt = derive(key.structure, "over", &[&[suite.byte()], name.to_string().as_bytes(), &[0], &json]);
+        Ok(key.seal_json(suite, RecordKind::Over, *salt.expose(), name, &json))
+    }
 }
 
 /// The end of an older generation at which a newer one goes on.

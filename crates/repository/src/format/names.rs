@@ -99,6 +99,8 @@ pub enum ObjectName {
     ContentPack(SourceUid, PackId),
     /// `meta/<source>/stream/<generation>.<session>`
     StreamClaim(SourceUid, Generation, SessionId),
+    /// `meta/<source>/over/<generation>.<session>`: another writer took over from this one.
+    Over(SourceUid, Generation, SessionId),
     /// `data/<source>/log/<generation>.<session>/<branch>-<start>-<end>`
     Segment(SourceUid, Generation, SessionId, LogRange),
     /// `meta/<source>/tail/<generation>.<session>/<branch>-<start>-<end>`
@@ -192,6 +194,10 @@ impl ObjectName {
                 let (generation, session) = stream(name)?;
                 Some(ObjectName::StreamClaim(id(source)?, generation, session))
             }
+            ["meta", source, "over", name] => {
+                let (generation, session) = stream(name)?;
+                Some(ObjectName::Over(id(source)?, generation, session))
+            }
             ["data", source, "log", name, piece] => {
                 let (generation, session) = stream(name)?;
                 Some(ObjectName::Segment(id(source)?, generation, session, range(piece)?))
@@ -235,6 +241,7 @@ impl ObjectName {
             | ObjectName::StructurePack(source, _)
             | ObjectName::ContentPack(source, _)
             | ObjectName::StreamClaim(source, ..)
+            | ObjectName::Over(source, ..)
             | ObjectName::Segment(source, ..)
             | ObjectName::Tail(source, ..)
             | ObjectName::IdleTail(source, ..)
@@ -308,6 +315,7 @@ impl fmt::Display for ObjectName {
             ObjectName::StreamClaim(source, generation, session) => {
                 write!(f, "meta/{source}/stream/{generation}.{session}")
             }
+            ObjectName::Over(source, generation, session) => write!(f, "meta/{source}/over/{generation}.{session}"),
             ObjectName::Segment(source, generation, session, range) => {
                 write!(f, "data/{source}/log/{generation}.{session}/{range}")
             }
@@ -440,6 +448,7 @@ mod tests {
             ObjectName::StructurePack(source, pack),
             ObjectName::ContentPack(source, pack),
             ObjectName::StreamClaim(source, Generation(n), session),
+            ObjectName::Over(source, Generation(n), session),
             ObjectName::Segment(source, Generation(n), session, range),
             ObjectName::Tail(source, Generation(n), session, range),
             ObjectName::IdleTail(source, Generation(n), session, IdleMark { branch: n, offset: start, clock: end }),

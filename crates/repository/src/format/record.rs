@@ -45,6 +45,8 @@ pub enum RecordKind {
     Lost,
     /// That a source may refer to packs of another one.
     Leaning,
+    /// That another writer took a stream over.
+    Over,
 }
 
 impl RecordKind {
@@ -66,6 +68,7 @@ impl RecordKind {
             RecordKind::Audit => 13,
             RecordKind::Lost => 14,
             RecordKind::Leaning => 15,
+            RecordKind::Over => 16,
         }
     }
 
@@ -86,6 +89,7 @@ impl RecordKind {
             13 => RecordKind::Audit,
             14 => RecordKind::Lost,
             15 => RecordKind::Leaning,
+            16 => RecordKind::Over,
             _ => return Err(FormatError::Newer { what: WHAT, detail: format!("kind {byte}") }),
         })
     }

@@ -45,9 +45,9 @@ pub struct RegionAudit {
 /// Where a source's objects lie, in the order in which they may be copied.
 fn prefixes(source: SourceUid) -> Vec<String> {
     let meta = |kind: &str| format!("meta/{source}/{kind}");
-    let mut all = ["source", "leans/", "keys/", "open/", "stream/", "history/", "pack/"].map(meta).to_vec();
+    let mut all = ["source", "leans/", "losses", "keys/", "open/", "stream/", "history/", "pack/"].map(meta).to_vec();
     all.push(format!("data/{source}/"));
-    all.extend(["moved/", "tail/", "gc/", "hold/"].map(meta));
+    all.extend(["moved/", "tail/", "over/", "gc/", "hold/"].map(meta));
     all
 }
 

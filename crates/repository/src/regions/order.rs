@@ -52,7 +52,7 @@ impl<'a> Place<'a> {
             ("meta", "history") => ("", Rank::Log),
             // A reader that finds it before the packs that it names looks for them in another region.
             ("meta", "moved") => (after_dot(first), Rank::Pack),
-            ("meta", "gc" | "hold") => ("", Rank::Log),
+            ("meta", "gc" | "hold" | "over") => ("", Rank::Log),
             ("meta", "snap") if first.ends_with(".deleted") => ("", Rank::Log),
             ("meta", "snap") => (after_dot(first), Rank::Commit),
             _ => ("", Rank::Other),

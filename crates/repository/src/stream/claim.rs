@@ -11,12 +11,13 @@ use breakwater_storage::Payload;
 
 use super::StreamError;
 use super::keys::{StreamKeys, salt};
+use super::path::Writer;
 use crate::Repository;
 use crate::format::ObjectName;
-use crate::format::log::{Continues, StreamClaim};
+use crate::format::log::{Continues, Over, StreamClaim};
 use crate::format::record::RecordKind;
 use crate::regions::keys::Newest;
-use crate::regions::{Listed, RegionSet};
+use crate::regions::{Listed, RegionError, RegionSet};
 
 /// What a writer needs of its surroundings.
 #[derive(Clone, Debug)]
@@ -85,17 +86,50 @@ impl Surroundings {
         Ok(claim)
     }
 
-    /// An error when a writer after `generation` and `session` has claimed the stream.
-    pub(super) async fn check_fence(&self, generation: Generation, session: SessionId) -> Result<(), StreamError> {
-        let listing = self.regions.list(&ObjectName::meta_prefix(self.keys.source, "stream")).await?;
-        for object in listing.objects {
-            if let Some(ObjectName::StreamClaim(_, other, by)) = ObjectName::parse(&object.name)
-                && (other, by) > (generation, session)
-            {
-                return Err(StreamError::Fenced(other.0));
-            }
+    /// Tells the writers before `writer`, from `since` on and but for `own`, that they are over. To be done once its claim is durable: of
+    /// two that claim at once, at least one sees the other. An error when a writer after it has claimed the stream.
+    pub(super) async fn take_over(
+        &self,
+        writer: Writer,
+        since: Option<Writer>,
+        own: &[Writer],
+    ) -> Result<(), StreamError> {
+        let older = self.claims_before(writer).await?;
+        for (generation, session) in older.into_iter().filter(|one| Some(*one) >= since && !own.contains(one)) {
+            let over = Over { generation, session };
+            let name = over.name(self.keys.source);
+            let sealed = over.seal(self.keys.suite, &self.keys.record(), &name).map_err(StreamError::format(&name))?;
+            self.regions.create(&name.to_string(), Payload::from(sealed), self.patience).await?;
         }
         Ok(())
+    }
+
+    /// An error when a writer after `writer` has claimed the stream. It has left a mark under this one's name, so claims are listed only
+    /// where there is one.
+    pub(super) async fn check_fence(&self, writer: Writer) -> Result<(), StreamError> {
+        let (generation, session) = writer;
+        let mark = Over { generation, session }.name(self.keys.source);
+        match self.regions.get(&mark.to_string()).await {
+            Ok(_) => self.claims_before(writer).await.map(drop),
+            Err(RegionError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The writers that have claimed the stream, all of them before `writer`, or the error that one came after it.
+    async fn claims_before(&self, writer: Writer) -> Result<Vec<Writer>, StreamError> {
+        let listing = self.regions.list(&ObjectName::meta_prefix(self.keys.source, "stream")).await?;
+        let mut older = Vec::new();
+        for object in listing.objects {
+            match ObjectName::parse(&object.name) {
+                Some(ObjectName::StreamClaim(_, other, by)) if (other, by) > writer => {
+                    return Err(StreamError::Fenced(other.0));
+                }
+                Some(ObjectName::StreamClaim(_, other, by)) if (other, by) < writer => older.push((other, by)),
+                _ => {}
+            }
+        }
+        Ok(older)
     }
 }
 

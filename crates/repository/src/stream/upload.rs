@@ -271,8 +271,8 @@ impl Shared {
             return Ok(());
         }
         self.fence_checked.store(now, Ordering::Relaxed);
-        let (generation, session) = *lock(&self.writer);
-        match self.around.check_fence(generation, session).await {
+        let writer = *lock(&self.writer);
+        match self.around.check_fence(writer).await {
             Err(error @ StreamError::Fenced(_)) => Err(error),
             // Regions that do not answer are no news about other writers.
             _ => Ok(()),

@@ -146,7 +146,8 @@ impl StreamWriter {
             claim = self.around.claim(Generation(next.saturating_add(1)), &session, Some(here)).await?;
             mine.push((claim.generation, session.id));
         }
-        self.around.check_fence(claim.generation, session.id).await?;
+        let since = older.map(|(_, writer)| writer);
+        self.around.take_over((claim.generation, session.id), since, &mine).await?;
         // The writer before may have stored more until it saw the claim.
         let view = StreamView::load(&self.around.regions, &self.around.keys).await?.before_idle_claims(&mine);
         let now = ResumePoint::of(&view, self.options.segment_size).await?;
@@ -393,7 +394,7 @@ impl StreamWriter {
             return Ok(());
         }
         let (generation, session) = (live.generation, live.session.id);
-        around.check_fence(generation, session).await?;
+        around.check_fence((generation, session)).await?;
         let fresh = match around.new_session().await {
             Ok(fresh) => fresh,
             Err(error) => {
@@ -410,7 +411,7 @@ impl StreamWriter {
         let continues = Continues { generation, session, position, chain };
         let claimed = around.claim(next, &fresh, Some(continues)).await;
         let checked = match claimed {
-            Ok(_) => around.check_fence(next, fresh.id).await,
+            Ok(_) => around.take_over((next, fresh.id), Some((generation, session)), &[(generation, session)]).await,
             Err(error) => Err(error),
         };
         if let Err(error) = checked {

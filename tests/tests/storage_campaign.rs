@@ -109,6 +109,18 @@ async fn s3_by_moto() {
     campaign(&store, 1_600, Odds::one_in(ONE_IN), Rules::default()).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_by_azurite() {
+    let store = Store::azurite().await;
+    campaign(&store, 1_600, Odds::one_in(ONE_IN), Rules::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn google_by_a_strict_server() {
+    let store = Store::google().await;
+    campaign(&store, 3_200, Odds::one_in(ONE_IN), Rules::default()).await;
+}
+
 /// A list that lies cannot be told from a true one; all else stays right, since nothing else leans on it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_that_lie_spoil_nothing_else() {

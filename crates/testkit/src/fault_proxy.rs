@@ -104,13 +104,13 @@ impl FaultProxy {
 
     /// Whether a put of what ends with `key` was ever held back and delivered late.
     pub fn was_late(&self, key: &str) -> bool {
-        self.shared.state().late_targets.iter().any(|path| path.ends_with(key))
+        self.shared.state().late_targets.iter().any(|subject| subject.ends_with(key))
     }
 
     /// Whether the store itself ever took unusually long for a request about what ends with `key`, so that it was done when its client
     /// had perhaps given up.
     pub fn was_slow(&self, key: &str) -> bool {
-        self.shared.state().slow_targets.iter().any(|path| path.ends_with(key))
+        self.shared.state().slow_targets.iter().any(|subject| subject.ends_with(key))
     }
 
     /// Ends all faults and delivers what is still held.
@@ -231,7 +231,7 @@ impl Shared {
                 let mut state = self.state();
                 let after = 1 + state.dice.below(LATE);
                 state.late.push((after, request.clone()));
-                state.late_targets.insert(request.path().to_owned());
+                state.late_targets.insert(request.subject());
                 drop(state);
                 reset(stream)?;
             }
@@ -275,7 +275,7 @@ impl Shared {
         let begun = Instant::now();
         let answer = tokio::time::timeout(PATIENCE, exchange).await;
         if begun.elapsed() > SLOW {
-            self.state().slow_targets.insert(request.path().to_owned());
+            self.state().slow_targets.insert(request.subject());
         }
         match answer {
             Ok(answer) => answer,

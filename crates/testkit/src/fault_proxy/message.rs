@@ -1,6 +1,7 @@
 //! Requests and answers of HTTP/1.1, read whole and written again with a length. No more of the protocol than stores use.
 
 use anyhow::{Context as _, Result, bail};
+use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
@@ -128,8 +129,18 @@ impl Request {
         self.head.first.split(' ').nth(1).unwrap_or_default()
     }
 
-    pub(super) fn path(&self) -> &str {
+    fn path(&self) -> &str {
         self.target().split('?').next().unwrap_or_default()
+    }
+
+    /// What it is about: the path, which ends with the object's name, or the name that an upload to Google says in its body.
+    pub(super) fn subject(&self) -> String {
+        let said = self.body.get(..self.body.len().min(LONGEST_HEAD)).map(String::from_utf8_lossy).unwrap_or_default();
+        let named = said.split_once(r#""name":""#).and_then(|(_, rest)| rest.split_once('"'));
+        match named.filter(|_| self.path().contains("/upload/")) {
+            Some((name, _)) => name.to_owned(),
+            None => percent_decode_str(self.path()).decode_utf8_lossy().into_owned(),
+        }
     }
 
     pub(super) fn is_head(&self) -> bool {

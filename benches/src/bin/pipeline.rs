@@ -121,10 +121,8 @@ fn part(arguments: &Arguments) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let (mut ratios, mut figures) = (Map::new(), Map::new());
     let mut peak = 0;
-    let large = if arguments.small { 2 } else { 6 };
-    for (kind, files) in
-        [("pages", large), ("tree", if arguments.small { 4000 } else { 24_000 }), ("random", large / 2)]
-    {
+    let large = if arguments.small { 2 } else { 8 };
+    for (kind, files) in [("pages", large), ("tree", if arguments.small { 4000 } else { 24_000 }), ("random", large)] {
         if arguments.only.as_deref().is_some_and(|only| only != kind) {
             continue;
         }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -21,6 +22,10 @@ use crate::progress::Kind;
 
 /// Files held open at once.
 const OPEN_FILES: usize = 256;
+
+/// So many bytes of a file are sent to the disk together while the next are written, so that not all of a restore waits there at its
+/// end for the last sync.
+const FLUSHED: u64 = 8 << 20;
 
 /// Holes begin and end at multiples of this.
 const HOLE: usize = 4096;
@@ -200,6 +205,9 @@ impl Writing {
         sparse: bool,
     ) -> Result<(), PipelineError> {
         let written = if sparse { write_around_holes(open, bytes, offset) } else { open.write_all_at(bytes, offset) };
+        if (offset + bytes.len() as u64) % FLUSHED < bytes.len() as u64 {
+            flush_behind(open, offset);
+        }
         written.map_err(|error| PipelineError::io(format!("writing {}", self.fetcher.target.shown(&file.path)), error))
     }
 
@@ -268,6 +276,15 @@ impl Writing {
             return Ok(());
         }
         self.fetcher.target.rename_at(parent, working, name, &file.path)
+    }
+}
+
+/// Begins to write the bytes before `end` back, without waiting. Only the last sync says whether that went well.
+fn flush_behind(file: &File, end: u64) {
+    let start = end.saturating_sub(FLUSHED);
+    let length = NonZeroU64::new(end - start);
+    if let Err(errno) = rustix::fs::fadvise(file, start, length, rustix::fs::Advice::DontNeed) {
+        tracing::debug!(%errno, "written bytes are sent to the disk at the end only");
     }
 }
 

@@ -180,11 +180,13 @@ impl Repository {
     ) -> Result<BTreeSet<ObjectName>, RepositoryError> {
         let order = self.read_order();
         let manifest = self.manifest(&order, source, snapshot, session).await?;
-        let mut needed = BTreeSet::from([
-            ObjectName::Source(source),
-            ObjectName::Register(source, snapshot, session),
-            ObjectName::Committed(source, snapshot, session),
-        ]);
+        let register = ObjectName::Register(source, snapshot, session);
+        let mut needed = BTreeSet::from([ObjectName::Source(source), register]);
+        // Only there where a region holds a fence.
+        let second = ObjectName::Committed(source, snapshot, session);
+        if self.shows(&order, &second).await? {
+            needed.insert(second);
+        }
         needed.extend(self.packs_of(&order, &manifest).await?);
         needed.extend(manifest.leans.iter().map(|leaned_on| ObjectName::Leaning(source, leaned_on.source)));
         for home in std::iter::once(source).chain(manifest.leans.iter().map(|leaned_on| leaned_on.source)) {

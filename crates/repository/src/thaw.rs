@@ -5,10 +5,11 @@
 //! first object is asked for, since waiting times run side by side and begin with the request.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use breakwater_core::SourceUid;
-use breakwater_storage::{Availability, Thaw, ThawSpeed, Tier};
+use breakwater_storage::{Availability, ObjectMeta, Thaw, ThawSpeed, Tier};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::error::{Cause, RepositoryError, Trouble};
@@ -108,6 +109,7 @@ impl Repository {
         }
         let needed =
             self.followed(order, &sources, needed, |key| views.iter().any(|(_, view)| view.contains_key(key))).await?;
+        look_closer(&mut views, &needed).await?;
         for name in needed.iter().filter(|name| tier_for(name, Tier::Archive) != Tier::Hot) {
             let key = name.to_string();
             let found =
@@ -241,13 +243,13 @@ impl Repository {
     }
 }
 
+/// What a region holds: the names, whether they can be read, and their sizes.
+type View = BTreeMap<String, (Availability, u64)>;
+
 /// The data of `sources` in a region, and whether it can be read.
-async fn look(
-    region: &Region,
-    sources: &BTreeSet<SourceUid>,
-) -> Result<BTreeMap<String, (Availability, u64)>, Trouble> {
+async fn look(region: &Region, sources: &BTreeSet<SourceUid>) -> Result<View, Trouble> {
     let storage = region.ready().await?;
-    let mut view = BTreeMap::new();
+    let mut view = View::new();
     for source in sources {
         let mut listing = storage.list(&format!("data/{source}/"));
         while let Some(meta) = within(READ_DEADLINE, listing.try_next()).await? {
@@ -257,6 +259,28 @@ async fn look(
     // What an empty mount does not list may be there.
     region.ask().await?;
     Ok(view)
+}
+
+/// Asks for each of `needed` that no list knows as readable: not every place says in a list that something was thawed.
+async fn look_closer(views: &mut [(&Arc<Region>, View)], needed: &BTreeSet<ObjectName>) -> Result<(), RepositoryError> {
+    let keys = needed.iter().map(ToString::to_string);
+    let is_ready = |key: &String| {
+        views.iter().any(|(_, view)| view.get(key).is_some_and(|(state, _)| *state == Availability::Ready))
+    };
+    let keys: Vec<String> = keys.filter(|key| !is_ready(key)).collect();
+    for (region, view) in views {
+        let region: &Region = region;
+        let archived =
+            keys.iter().filter(|key| view.get(*key).is_some_and(|(state, _)| *state == Availability::Archived));
+        let asks = archived.map(|key| async move {
+            let head = async { within(READ_DEADLINE, region.ready().await?.head(key)).await };
+            head.await.map_err(|trouble| unthawed(region, key, trouble))
+        });
+        let asks: Vec<_> = asks.collect();
+        let answers: Vec<ObjectMeta> = futures::stream::iter(asks).buffer_unordered(AT_ONCE).try_collect().await?;
+        view.extend(answers.into_iter().map(|meta| (meta.key, (meta.availability, meta.size))));
+    }
+    Ok(())
 }
 
 fn unthawed(region: &Region, key: &str, trouble: Trouble) -> RepositoryError {

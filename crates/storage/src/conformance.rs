@@ -158,6 +158,11 @@ async fn long_list(storage: &Storage) {
     }
     assert_eq!(keys(storage, "data/").await, expected, "more than one page of a list");
     assert_eq!(keys(storage, "data/u/1/").await, expected[700..]);
+    let mut listing = storage.list("data/u/1/0700");
+    assert!(listing.try_next().await.expect("a list succeeds").is_some());
+    for _ in 0..3 {
+        assert_eq!(listing.try_next().await.expect("a list succeeds"), None, "a list that has ended says so again");
+    }
     // A list that nobody reads to its end holds nothing up.
     let mut listing = storage.list("data/");
     assert_eq!(listing.try_next().await.expect("a list succeeds").map(|meta| meta.key), Some(expected[0].clone()));

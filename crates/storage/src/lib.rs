@@ -12,6 +12,7 @@
 //! [`probe`](mod@probe) and [`conformance`].
 
 pub mod adaptive;
+mod apart;
 pub mod backend;
 pub mod bandwidth;
 pub mod conformance;
@@ -39,6 +40,7 @@ pub mod timed;
 pub mod traced;
 
 pub use adaptive::Adaptive;
+pub use apart::Apart;
 pub use backend::{Backend, Listing, ObjectMeta, Operation};
 pub use bandwidth::Bandwidth;
 pub use decorator::Decorator;

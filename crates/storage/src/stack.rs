@@ -2,14 +2,15 @@
 //!
 //! From the caller to the place:
 //!
-//! 1. [`Retry`]: each try goes through all that follows, so it pays for its bytes again and waits for its turn again. It is above the
+//! 1. [`Apart`]: a transfer is a task, so that one which its caller does not look at holds no turn that others wait for.
+//! 2. [`Retry`]: each try goes through all that follows, so it pays for its bytes again and waits for its turn again. It is above the
 //!    gates, so that a call that waits for its next try holds no turn. Left out where no answer can get lost.
-//! 2. [`Bandwidth`]: waits before the gates, so that what is slow by order holds no turn either, and is not taken for a slow place.
-//! 3. [`Adaptive`]: a turn in the place. It sees the time on the wire alone, which is what its decisions are made of.
-//! 4. [`Hedged`]: within the turn of its read, so that a second read is not one that waits for the first.
-//! 5. [`Traced`]: one span for each request that is sent, retries and second reads included, and its time is that of the wire.
-//! 6. [`Meter`]: counts what the place gets, and what did not come back in time.
-//! 7. [`Timed`]: the time of one request. Everything above may wait as long as it has to; only the place may not.
+//! 3. [`Bandwidth`]: waits before the gates, so that what is slow by order holds no turn either, and is not taken for a slow place.
+//! 4. [`Adaptive`]: a turn in the place. It sees the time on the wire alone, which is what its decisions are made of.
+//! 5. [`Hedged`]: within the turn of its read, so that a second read is not one that waits for the first.
+//! 6. [`Traced`]: one span for each request that is sent, retries and second reads included, and its time is that of the wire.
+//! 7. [`Meter`]: counts what the place gets, and what did not come back in time.
+//! 8. [`Timed`]: the time of one request. Everything above may wait as long as it has to; only the place may not.
 //!
 //! How long one operation takes at most follows from it: the waits for bandwidth and turns, which are asked for, then tries that begin
 //! within [`Limits::try_for`], the last of which ends within its timeout. What hangs takes longer than `try_for`, so it is not tried
@@ -23,7 +24,7 @@ use breakwater_runtime::RetryPolicy;
 
 use crate::bandwidth::{Bandwidth, Calendar};
 use crate::timed::{Timed, Timeouts};
-use crate::{Adaptive, Backend, Hedged, Meter, Retry, Storage, Traced, adaptive};
+use crate::{Adaptive, Apart, Backend, Hedged, Meter, Retry, Storage, Traced, adaptive};
 
 /// Tries of one operation, the first included.
 const ATTEMPTS: u32 = 4;
@@ -84,10 +85,11 @@ pub fn assemble(
         let hedged = if limits.hedging { Arc::new(Hedged::new(traced)) } else { traced };
         let adaptive = Arc::new(Adaptive::new(hedged, limits.uploads));
         let bandwidth = Arc::new(Bandwidth::new(adaptive, limits.bandwidth.clone(), Arc::clone(clock)));
-        match place.backend().may_lose_answers() {
+        let retry: Arc<dyn Backend> = match place.backend().may_lose_answers() {
             true => Arc::new(Retry::new(bandwidth, policy, Arc::clone(entropy))),
             false => bandwidth,
-        }
+        };
+        Arc::new(Apart::new(retry))
     });
     Stack { storage, meter }
 }

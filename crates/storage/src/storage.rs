@@ -108,10 +108,11 @@ impl Storage {
         }
     }
 
-    /// All objects whose key begins with `prefix`, in byte order. Ends after the first error.
+    /// All objects whose key begins with `prefix`, in byte order. Ends after the first error, and once it has ended it says so
+    /// whenever it is asked again.
     pub fn list(&self, prefix: &str) -> Listing {
         match self.check(Operation::List, prefix, check_prefix) {
-            Ok(()) => self.backend.list(prefix),
+            Ok(()) => self.backend.list(prefix).fuse().boxed(),
             Err(error) => futures::stream::once(async { Err(error) }).boxed(),
         }
     }

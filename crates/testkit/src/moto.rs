@@ -134,10 +134,19 @@ impl Moto {
 
     /// Makes a bucket without versions.
     pub async fn create_bucket(&self, name: &str) -> Result<()> {
+        self.bucket(name, "").await
+    }
+
+    /// Makes a bucket with versions whose objects can be locked.
+    pub async fn create_locking_bucket(&self, name: &str) -> Result<()> {
+        self.bucket(name, "x-amz-bucket-object-lock-enabled: true\r\n").await
+    }
+
+    async fn bucket(&self, name: &str, headers: &str) -> Result<()> {
         let place = format!(
             "<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"
         );
-        let made = self.send("PUT", &format!("/{name}"), "s3", "", &place).await;
+        let made = self.send("PUT", &format!("/{name}"), "s3", headers, &place).await;
         made.map(drop).with_context(|| format!("make the bucket {name}"))
     }
 

@@ -4,10 +4,13 @@
 #![allow(clippy::cast_possible_truncation, reason = "seeds are small")]
 
 use breakwater_core::{RepositoryId, SessionId, SnapshotId, SourceUid};
-use breakwater_crypto::{ChunkId, Secret, Suite, commitment, derive};
+use breakwater_crypto::{ChunkId, Secret, Suite, Voucher, commitment, derive};
 use breakwater_fuzz::{Bound, targets};
+use breakwater_repository::format::hold::Hold;
 use breakwater_repository::format::leaf::{self, Extent, Patch};
+use breakwater_repository::format::leaning::Leaning;
 use breakwater_repository::format::log::{self, SegmentFooter};
+use breakwater_repository::format::lost::{Losses, Lost};
 use breakwater_repository::format::manifest::{Fence, Manifest};
 use breakwater_repository::format::moved::{Moved, MovedFrames};
 use breakwater_repository::format::open::{OpenRecord, SessionKeys, SourceRecord};
@@ -18,6 +21,7 @@ use breakwater_repository::format::record::{RecordKey, RecordKind, read_json};
 use breakwater_repository::format::references::{self, ReferenceDecoder, ReferenceEncoder};
 use breakwater_repository::format::tombstone::Tombstone;
 use breakwater_repository::format::tree::TreeDecoder;
+use breakwater_repository::format::verified::{VerifiedPacks, Vouched};
 use breakwater_repository::format::{Class, Codec, FrameLocation, ObjectName, PackId, codec, path};
 
 const REPOSITORY: RepositoryId = RepositoryId::from_bytes([1; 16]);
@@ -212,6 +216,11 @@ fn record_texts() -> Vec<Vec<u8>> {
         format!("{{\"uid\":\"{id}\",\"name\":\"app\",\"engine\":\"files\",\"identity\":\"/srv\",\"domain\":\"default\",\"created\":{at}}}"),
         format!("{{\"pack\":[\"{id}\",0],\"kind\":\"content\",\"mover\":\"{id}\",\"to\":[[\"{id}\",1]],\"at\":{at}}}"),
         format!("{{\"snapshot\":\"{id}\",\"session\":\"{id}\",\"was\":\"committed\"}}"),
+        format!("{{\"source\":\"{id}\",\"on\":\"{id}\"}}"),
+        format!("{{\"generation\":3,\"session\":\"{id}\"}}"),
+        format!("{{\"pack\":[\"{id}\",0],\"run\":\"{id}\",\"chunks\":[{{\"class\":1,\"id\":\"{}\"}}],\"at\":{at}}}", "03".repeat(32)),
+        format!("{{\"snapshot\":\"{id}\",\"hold\":\"{id}\",\"reason\":\"case 17\",\"at\":{at}}}"),
+        format!("{{\"body\":\"{{}}\",\"signature\":\"{}\"}}", "03".repeat(64)),
     ]
     .map(String::into_bytes)
     .to_vec()
@@ -227,6 +236,44 @@ fn read_record_texts(bytes: &[u8]) {
     drop(read_json::<Moved>(WHAT, bytes));
     drop(read_json::<Tombstone>(WHAT, bytes));
     drop(read_json::<log::StreamClaim>(WHAT, bytes));
+    drop(read_json::<log::Over>(WHAT, bytes));
+    drop(read_json::<Leaning>(WHAT, bytes));
+    drop(read_json::<Losses>(WHAT, bytes));
+    drop(read_json::<Lost>(WHAT, bytes));
+    drop(read_json::<Hold>(WHAT, bytes));
+    drop(read_json::<Vouched>(WHAT, bytes));
+}
+
+fn voucher() -> Voucher {
+    Voucher::of_root(&key())
+}
+
+/// What a recipient vouches for, as text.
+fn verified_texts() -> Vec<Vec<u8>> {
+    let id = "01".repeat(16);
+    let text = format!(
+        "{{\"repository\":\"{REPOSITORY}\",\"domain\":\"default\",\"source\":\"{id}\",\"snapshot\":\"{id}\",\"session\":\"{id}\",\"run\":\"{id}\",\
+         \"part\":0,\"at\":1795179038000123,\"regions\":[\"{id}\"],\"packs\":[[[\"{id}\",0],\"{}\"]]}}",
+        "05".repeat(32)
+    );
+    vec![text.into_bytes()]
+}
+
+/// A text that a recipient has signed, whatever it says, is refused, or is what its name says and in order.
+fn open_verified(bytes: &[u8]) {
+    let Ok(body) = std::str::from_utf8(bytes) else { return };
+    let signature: String =
+        voucher().sign("verified-packs", body.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let vouched = serde_json::json!({"body": body, "signature": signature}).to_string();
+    let vouched: Vouched = read_json("vouched", vouched.as_bytes()).expect("this is its form");
+    let Ok(said) = read_json::<VerifiedPacks>("packs", bytes) else {
+        assert!(vouched.open(&voucher().public(), REPOSITORY, &NAME).is_err());
+        return;
+    };
+    if let Ok(packs) = vouched.open(&voucher().public(), REPOSITORY, &said.name()) {
+        assert!(packs.packs.is_sorted_by(|one, next| one.0 < next.0) && packs.repository == REPOSITORY);
+        assert!(vouched.open(&voucher().public(), REPOSITORY, &NAME).is_err(), "it lies under its own name alone");
+    }
 }
 
 fn segment_footers() -> Vec<Vec<u8>> {
@@ -247,6 +294,8 @@ fn names() -> Vec<Vec<u8>> {
         ObjectName::Register(source, snapshot, SESSION),
         ObjectName::Tombstone(source, snapshot, SESSION),
         ObjectName::Moved { source, kind: KeyKind::Content, pack: PACK, mover: SESSION },
+        ObjectName::Leaning(source, source),
+        ObjectName::Losses(source),
         NAME,
     ]
     .map(|name| name.to_string().into_bytes())
@@ -295,6 +344,7 @@ targets! {
     frame_from_outside(frames(), Bound::SMALL, |bytes| open_frame(bytes));
     record_from_outside(records(), Bound::SMALL, |bytes| open_record(bytes));
     records_from_inside(record_texts(), Bound::TREE, |bytes| read_record_texts(bytes));
+    packs_that_were_vouched_for(verified_texts(), Bound::TREE, |bytes| open_verified(bytes));
     segment_footer(segment_footers(), Bound::TREE, |bytes| drop(SegmentFooter::decode(bytes)));
     transaction_index(
         vec![b"{\"k\":\"c\",\"t\":7,\"x\":5,\"s\":1,\"e\":9}\n{\"k\":\"p\",\"t\":7,\"x\":0,\"s\":10,\"e\":19,\"n\":\"here\"}\n".to_vec()],

@@ -23,8 +23,9 @@ const SWEEP_AGE_MICROS: i64 = 24 * 3600 * 1_000_000;
 /// How much is written between two looks at whether the caller still wants it.
 const SLICE_BYTES: usize = 1 << 20;
 const SLICES_PER_WRITE: usize = 8;
-/// How often a directory may be pruned away under a writer before it gives up.
-const PLACE_ATTEMPTS: u32 = 100;
+/// How often a directory may be pruned away under a writer before it gives up. Each time somebody else has deleted something, so this
+/// is only against a file system that answers nonsense.
+const PLACE_ATTEMPTS: u32 = 100_000;
 
 /// Creates the object `key` and flushes it. When `abandoned` is raised before the object has its name, nothing remains.
 ///
@@ -157,6 +158,7 @@ fn place(root: &OwnedFd, key: &str, temporary: &mut Temporary) -> Result<(), Fai
         }
         match rename_or_link(root, key, temporary) {
             Ok(()) => return Ok(()),
+            Err(Errno::NOENT) if is_removed(root) => break,
             Err(Errno::NOENT) => {}
             Err(Errno::EXIST) => {
                 let stat = rustix::fs::statat(root, key, AtFlags::SYMLINK_NOFOLLOW);
@@ -172,6 +174,11 @@ fn place(root: &OwnedFd, key: &str, temporary: &mut Temporary) -> Result<(), Fai
         }
     }
     Err(root_is_gone(Errno::NOENT))
+}
+
+/// Whether the directory has no name any more.
+fn is_removed(directory: &OwnedFd) -> bool {
+    rustix::fs::fstat(directory).is_ok_and(|stat| stat.st_nlink == 0)
 }
 
 fn rename_or_link(root: &OwnedFd, key: &str, temporary: &mut Temporary) -> Result<(), Errno> {

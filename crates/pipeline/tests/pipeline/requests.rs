@@ -1,10 +1,14 @@
 //! What a backup and a restore cost a region in requests.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use breakwater_pipeline::backup::run_backup;
 use breakwater_repository::CreateOptions;
 use breakwater_runtime::ByteBudget;
-use breakwater_storage::{Operation, Record};
+use breakwater_storage::decorator::{Answer, Call};
+use breakwater_storage::{Backend, Decorator, Effect, Operation, Record, Rule, StorageError};
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::FakeSession;
 use crate::lab::Lab;
@@ -80,4 +84,61 @@ async fn only_snapshots_and_open_sessions_of_the_source_are_listed() {
             println!("lists of one backup and one restore: {lists:?}");
         }
     }
+}
+
+/// Counts how many creates of packs are under way.
+#[derive(Clone, Debug)]
+struct Crowd {
+    inner: Arc<dyn Backend>,
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Decorator for Crowd {
+    fn inner(&self) -> &Arc<dyn Backend> {
+        &self.inner
+    }
+
+    async fn around<T, F>(&self, call: Call<'_>, work: impl Fn() -> F + Send + Sync) -> Result<T, StorageError>
+    where
+        T: Answer,
+        F: Future<Output = Result<T, StorageError>> + Send,
+    {
+        if call.operation != Operation::Create || !call.key.starts_with("data/") {
+            return work().await;
+        }
+        self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let result = work().await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+}
+
+/// The most uploads of packs at once of a backup that may have `uploads`, into a place that answers only when there were `wanted`.
+async fn most_at_once(uploads: usize, wanted: usize) -> usize {
+    let most = Arc::new(AtomicUsize::new(0));
+    let mut lab = Lab::decorated(1, |storage| {
+        let (now, most) = (Arc::default(), Arc::clone(&most));
+        storage.decorated(|inner| Arc::new(Crowd { inner, now, most }))
+    })
+    .await;
+    // Room in memory bounds them too.
+    lab.budget = ByteBudget::new(256 << 20);
+    let held = lab.faults[0].add(Rule::on(Operation::Create).prefix("data/"), Effect::Hold);
+    let mut tree = Tree::default();
+    tree.file("noise", noise(1, 12 << 20));
+    let mut job = lab.job(FakeSession::new(&tree), CancellationToken::new()).await.unwrap();
+    job.uploads = uploads;
+    let running = tokio::spawn(run_backup(job));
+    held.reached(wanted as u64).await;
+    held.release();
+    running.await.unwrap().unwrap();
+    most.load(Ordering::SeqCst)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_bounds_the_uploads_at_once() {
+    assert_eq!(most_at_once(1, 1).await, 1);
+    assert_eq!(most_at_once(2, 2).await, 2);
+    assert!(most_at_once(0, 3).await > 2, "without a bound there are more");
 }

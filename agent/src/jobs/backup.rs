@@ -21,7 +21,7 @@ use crate::repositories::OpenRepository;
 use crate::sources::receive::ensure_source;
 use crate::sources::{NotDurable, Source};
 use crate::toolbox::Toolbox;
-use begin::{Begun, begin};
+use begin::{Begun, Start, begin};
 
 /// How long a source that was declared just now may take to be taken up.
 const ASSIGNED_PATIENCE: Duration = Duration::from_secs(15);
@@ -82,8 +82,8 @@ pub(super) async fn run(
         context.phase("log", prove_log(tools, &source)).await?;
     }
     let session = context.phase("preparing", begin(&open, &tools.lineage, &source, context, snapshot)).await;
-    let (session, base, verified) = match session? {
-        Begun::Session(session, base, verified) => (session, base, verified),
+    let Start { session, base, verified, has_losses } = match session? {
+        Begun::Session(start) => *start,
         Begun::AlreadyThere(manifest) => return Ok(whole_or_not(already_there(&manifest), &manifest)),
     };
     let request = BackupRequest {
@@ -100,7 +100,7 @@ pub(super) async fn run(
         .await?;
     let job = BackupJob {
         engine,
-        session: Arc::from(session),
+        session: Arc::new(session),
         writer: open.writer(),
         source: ManifestSource {
             uid: source.uid,
@@ -108,7 +108,7 @@ pub(super) async fn run(
             engine: source.assigned.engine.clone(),
         },
         scheduled: None,
-        base: base.map(|base| *base),
+        base,
         verified,
         budget: tools.budget.clone(),
         compression,
@@ -130,8 +130,12 @@ pub(super) async fn run(
     }
     if matches!(outcome.commit, Commit::Committed { .. }) {
         let Manifest { snapshot, session, .. } = outcome.manifest;
-        tools.lineage.note(open.repository.id(), source.uid, SnapshotSession { snapshot, session }).await;
-        settle_losses(&open, &source).await;
+        match has_losses {
+            true => settle_losses(&open, &source).await,
+            false => {
+                tools.lineage.note(open.repository.id(), source.uid, SnapshotSession { snapshot, session }).await;
+            }
+        }
     }
     let mut summary = summary(&open, &outcome);
     summary["compression"] = serde_json::json!(compression);

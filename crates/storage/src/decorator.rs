@@ -129,6 +129,10 @@ impl<D: Decorator> Backend for D {
         self.inner().location()
     }
 
+    fn may_lose_answers(&self) -> bool {
+        self.inner().may_lose_answers()
+    }
+
     async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
         self.create_around(key, payload, placement).await
     }

@@ -152,6 +152,10 @@ impl Backend for Fault {
         self.inner.location()
     }
 
+    fn may_lose_answers(&self) -> bool {
+        self.inner.may_lose_answers()
+    }
+
     async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
         let after = self.before(Operation::Create, key).await?;
         after.answer(self.inner.create(key, payload, placement).await)

@@ -93,3 +93,47 @@ pub fn assemble(
     });
     Stack { storage, meter }
 }
+
+#[cfg(test)]
+mod tests {
+    use breakwater_runtime::{SystemClock, SystemEntropy};
+
+    use super::*;
+    use crate::{Effect, Fault, Operation, Payload, Rule, StorageErrorKind};
+
+    fn stacked(place: &Storage) -> (Fault, Storage) {
+        let fault = Fault::new(place.backend());
+        let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let place = Storage::new(Arc::new(fault.clone()));
+        (fault, assemble(&place, "r1", &Limits::default(), &clock, &entropy).storage)
+    }
+
+    #[tokio::test]
+    async fn what_a_directory_failed_to_do_is_not_tried_again_and_what_a_network_lost_is() {
+        let directory = tempfile::tempdir().unwrap();
+        for (place, is_tried_again) in
+            [(Storage::memory(), true), (Storage::file_system(directory.path()).unwrap(), false)]
+        {
+            let (fault, storage) = stacked(&place);
+            // Done, and called failed: as when the flush of a directory fails after the name is there.
+            let failing = Effect::ApplyThenFail(StorageErrorKind::Unreachable);
+            let rule = fault.add(Rule::on(Operation::Create).first(1), failing);
+            let created = storage.create("a", Payload::from(vec![7; 100])).await;
+            assert_eq!(created.is_ok(), is_tried_again, "{}: {created:?}", place.location());
+            assert_eq!(rule.hits(), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_nobody_looks_at_holds_nobody_up() {
+        let (fault, storage) = stacked(&Storage::memory());
+        for key in ["a", "b"] {
+            storage.create(key, Payload::from(vec![7; 100])).await.unwrap();
+        }
+        fault.add(Rule::on(Operation::Get), Effect::Delay(Duration::from_secs(1)));
+        let mut waiting = Box::pin(storage.get("a"));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        let other = tokio::time::timeout(Duration::from_secs(60), storage.get("b")).await;
+        assert!(other.unwrap().is_ok() && waiting.await.is_ok());
+    }
+}

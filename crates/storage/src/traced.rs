@@ -60,6 +60,10 @@ impl Backend for Traced {
         self.inner.location()
     }
 
+    fn may_lose_answers(&self) -> bool {
+        self.inner.may_lose_answers()
+    }
+
     async fn create(&self, key: &str, payload: Payload, placement: &Placement) -> Result<(), StorageError> {
         let bytes = payload.len();
         observe(span!("storage.create", self, key), self.inner.create(key, payload, placement), |()| Some(bytes)).await

@@ -21,10 +21,22 @@ const LEANED_ON_MAX: usize = 8;
 
 /// How a backup begins.
 pub(super) enum Begun {
-    /// With what it compares with, and what it may lean on of other sources.
-    Session(Box<BackupSession>, Option<Box<Manifest>>, Vec<VerifiedSet>),
+    /// In a session of its own.
+    Session(Box<Start>),
     /// An earlier attempt has committed the snapshot.
     AlreadyThere(Box<Manifest>),
+}
+
+/// What a backup starts from.
+pub(super) struct Start {
+    /// The session.
+    pub(super) session: BackupSession,
+    /// What it compares with.
+    pub(super) base: Option<Manifest>,
+    /// What it may lean on of other sources.
+    pub(super) verified: Vec<VerifiedSet>,
+    /// Whether something of the source is on record as lost.
+    pub(super) has_losses: bool,
 }
 
 /// Opens the session of this attempt: with the newest snapshot to compare with, and with what dead sessions left behind.
@@ -50,7 +62,12 @@ pub(super) async fn begin(
     if remembered.is_none() {
         (adopts, earlier) = unfinished(repository, source.uid, snapshot).await?;
     }
-    let lost = repository.lost_packs(source.uid).await.map_err(doing("looking for losses on record"))?;
+    // A note is made only where nothing was lost, and whoever finds a loss after that leaves a mark first.
+    let doing_losses = || doing("looking for losses on record");
+    let lost = match remembered.is_some() && !repository.has_losses(source.uid).await.map_err(doing_losses())? {
+        true => BTreeSet::new(),
+        false => repository.lost_packs(source.uid).await.map_err(doing_losses())?,
+    };
     adopts.retain(|session| !lost.iter().any(|pack| pack.session == *session));
     let base = match (lost.is_empty(), remembered) {
         (true, Some(manifest)) => Some(manifest),
@@ -94,7 +111,7 @@ pub(super) async fn begin(
             }
         }
     }
-    Ok(Begun::Session(Box::new(session), base.map(Box::new), verified))
+    Ok(Begun::Session(Box::new(Start { session, base, verified, has_losses: !lost.is_empty() })))
 }
 
 /// What this agent committed last, unless it is not there any more: then the regions are asked for what is.

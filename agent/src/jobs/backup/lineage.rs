@@ -1,7 +1,8 @@
 //! What this agent committed last of each source, kept on disk: the next backup asks for it by name, and lists nothing.
 //!
 //! Invariant: where a source has a note, the last session that this agent opened over it has committed the noted snapshot. So it left
-//! nothing unfinished behind, and a note is taken away before a session opens.
+//! nothing unfinished behind, and a note is taken away before a session opens. No note is made while something of the source is on record
+//! as lost.
 
 use std::path::{Path, PathBuf};
 

@@ -176,7 +176,7 @@ impl Run<'_> {
         garbage: &mut Garbage,
         cancel: &CancellationToken,
     ) -> Result<(), RepositoryError> {
-        for folder in ["source", "leans/", "keys/", "snap/", "stream/", "history/", "moved/", "gc/"] {
+        for folder in ["source", "leans/", "losses", "keys/", "snap/", "stream/", "history/", "moved/", "gc/"] {
             let needed =
                 |name: &ObjectName| session_of(name).is_none_or(|session| !garbage.sessions.contains(&session));
             self.prefix(renewal, &format!("meta/{source}/{folder}"), cancel, needed).await;

@@ -32,9 +32,6 @@ impl Repository {
     /// Packs of `source` of which chunks are on record as lost. While there is any, a backup must compare with no base and
     /// adopt nothing, or the new snapshot would refer to what is not there.
     pub async fn lost_packs(&self, source: SourceUid) -> Result<BTreeSet<PackId>, RepositoryError> {
-        if !self.has_losses(source).await? {
-            return Ok(BTreeSet::new());
-        }
         let names = self.names(&self.read_order(), &ObjectName::meta_prefix(source, "lost")).await?;
         let pack = |key: &String| match ObjectName::parse(key) {
             Some(ObjectName::Lost { pack, .. }) => Some(pack),
@@ -46,9 +43,6 @@ impl Repository {
     /// Looks for what was lost in the packs that were stored since, and records where it lies now, so that the snapshots
     /// that need it are whole again. Does nothing where nothing is on record.
     pub async fn settle_losses(&self, source: SourceUid) -> Result<Settled, RepositoryError> {
-        if !self.has_losses(source).await? {
-            return Ok(Settled::default());
-        }
         let order = self.read_order();
         let names = self.names(&order, &ObjectName::meta_prefix(source, "lost")).await?;
         let mut marks: Vec<(ObjectName, Lost)> = Vec::new();
@@ -104,8 +98,9 @@ impl Repository {
         Ok(settled)
     }
 
-    /// Whether something of `source` is or was on record as lost; where not, there is nothing to list.
-    async fn has_losses(&self, source: SourceUid) -> Result<bool, RepositoryError> {
+    /// Whether something of `source` was put on record as lost since marks are made of that. Nothing is listed: only who has listed what is
+    /// lost before, and found nothing, knows from no mark that there is still nothing.
+    pub async fn has_losses(&self, source: SourceUid) -> Result<bool, RepositoryError> {
         self.shows(&self.read_order(), &ObjectName::Losses(source)).await
     }
 

@@ -313,7 +313,14 @@ async fn what_no_region_has_is_named_with_its_snapshot_and_files() {
     // It is on record, once, so that the next backup does not lean on it.
     let on_record = rig.lab.repository.lost_packs(SOURCE).await.unwrap();
     assert_eq!(on_record.len(), 1);
+    assert!(rig.lab.repository.has_losses(SOURCE).await.unwrap(), "there is a mark of it");
     rig.repair(false).await;
+    assert_eq!(rig.lab.repository.lost_packs(SOURCE).await.unwrap(), on_record);
+    // Older versions made no mark; what they put on record is found all the same.
+    for region in rig.lab.repository.regions() {
+        region.place().delete(&ObjectName::Losses(SOURCE).to_string()).await.unwrap();
+    }
+    assert!(!rig.lab.repository.has_losses(SOURCE).await.unwrap());
     assert_eq!(rig.lab.repository.lost_packs(SOURCE).await.unwrap(), on_record);
     let settled = rig.lab.repository.settle_losses(SOURCE).await.unwrap();
     assert_eq!((settled.found, settled.open), (0, 4), "nothing was stored since");

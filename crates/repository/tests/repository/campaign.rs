@@ -318,7 +318,7 @@ async fn what_no_region_has_is_named_with_its_snapshot_and_files() {
     assert_eq!(rig.lab.repository.lost_packs(SOURCE).await.unwrap(), on_record);
     // Older versions made no mark; what they put on record is found all the same.
     for region in rig.lab.repository.regions() {
-        region.place().delete(&ObjectName::Losses(SOURCE).to_string()).await.unwrap();
+        region.place().delete(&breakwater_repository::ObjectName::Losses(SOURCE).to_string()).await.unwrap();
     }
     assert!(!rig.lab.repository.has_losses(SOURCE).await.unwrap());
     assert_eq!(rig.lab.repository.lost_packs(SOURCE).await.unwrap(), on_record);

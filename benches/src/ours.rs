@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use breakwater_core::{Attempt, JobId, SourceUid};
 use breakwater_crypto::Suite;
+use breakwater_engine::{BackupRequest, BaseFacts};
 use breakwater_pipeline::Progress;
 use breakwater_pipeline::backup::{BackupJob, BackupOutcome, run_backup};
 use breakwater_pipeline::restore::{Onto, OwnerBy, RestoreJob, run_restore};
@@ -19,9 +20,21 @@ use breakwater_storage::Storage;
 use tokio_util::sync::CancellationToken;
 
 use crate::source::Directory;
+use crate::wiring;
 
 /// The budget that an agent has.
 const BUDGET: u64 = 192 << 20;
+
+/// How files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// In extents, as files of a database, each of them whole.
+    Extents,
+    /// As the files engine does: cut where the content says, and what its stamp says is unchanged is not read.
+    Tree,
+    /// The same, but each file is read again.
+    WholeTree,
+}
 
 /// A repository in one directory, opened by a writer and by a recipient.
 #[derive(Debug)]
@@ -51,8 +64,31 @@ impl Ours {
     }
 
     /// Backs up the files of `input`, compared with `base`.
-    pub async fn backup(&self, input: &Path, base: Option<&Manifest>, threads: usize) -> Result<BackupOutcome> {
-        let engine = Box::new(Directory::open(input).context("opening the input")?);
+    pub async fn backup(
+        &self,
+        input: &Path,
+        reads: Reads,
+        base: Option<&Manifest>,
+        threads: usize,
+    ) -> Result<BackupOutcome> {
+        let engine = match reads {
+            Reads::Extents => Box::new(Directory::open(input).context("opening the input")?),
+            Reads::Tree | Reads::WholeTree => {
+                // With the facts of no engine that it knows it believes none of the base's stamps.
+                let facts = |base: &Manifest| match reads {
+                    Reads::WholeTree => serde_json::Value::Null,
+                    Reads::Extents | Reads::Tree => base.facts.clone(),
+                };
+                let facts = |base: &Manifest| BaseFacts { facts: facts(base), start: None, end: None };
+                let request = BackupRequest {
+                    label: "bench".to_owned(),
+                    fast: true,
+                    extent_size: self.writer.descriptor().extent_size,
+                    base: base.map(facts),
+                };
+                wiring::files(input, &std::env::temp_dir())?.begin_backup(request).await?
+            }
+        };
         self.backup_of(engine, base, threads).await
     }
 

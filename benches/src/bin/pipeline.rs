@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use breakwater_benches::content::{Random, fill_pages, fill_random};
 use breakwater_benches::measure::{Cost, best, measure, peak_memory, reset_peak_memory};
-use breakwater_benches::ours::Ours;
+use breakwater_benches::ours::{Ours, Reads};
 use breakwater_benches::{bare, content, lines};
 use breakwater_crypto::Suite;
 use clap::Parser;
@@ -59,6 +59,7 @@ enum Step {
     Backup,
     BareName,
     Unchanged,
+    Again,
     BareBack,
     Restore,
 }
@@ -190,12 +191,12 @@ fn one_round(
     let region = directory("region")?;
     let ours = runtime.block_on(Ours::create(&region, suite))?;
     reset_peak_memory();
-    let (outcome, cost) = measure(|| runtime.block_on(ours.backup(input, None, threads)));
+    let (outcome, cost) = measure(|| runtime.block_on(ours.backup(input, Reads::Tree, None, threads)));
     let first = outcome?.manifest;
     costs.backup.push(cost);
 
     costs.bare_name.push(timed(|| bare::read_and_name(suite, inputs, threads))?);
-    let (outcome, cost) = measure(|| runtime.block_on(ours.backup(input, Some(&first), threads)));
+    let (outcome, cost) = measure(|| runtime.block_on(ours.backup(input, Reads::Tree, Some(&first), threads)));
     let second = outcome?;
     anyhow::ensure!(second.totals.new == 0, "an unchanged backup stored {} bytes", second.totals.new);
     costs.unchanged.push(cost);
@@ -230,15 +231,17 @@ fn repeat(
         Ok(path)
     };
     let ours = runtime.block_on(Ours::create(&place.join(format!("region-{suite}")), suite))?;
-    let first = runtime.block_on(ours.backup(input, None, threads))?.manifest;
+    let reads = Reads::Tree;
+    let first = runtime.block_on(ours.backup(input, reads, None, threads))?.manifest;
     let bare_output = fresh(format!("stored-{suite}"))?;
     let stored = bare::store(suite, inputs, &bare_output, threads)?;
     for round in 0..rounds {
         let (result, cost) = measure(|| match step {
             Step::BareStore => bare::store(suite, inputs, &fresh(format!("bare-{suite}-{round}"))?, threads).map(drop),
-            Step::Backup => runtime.block_on(ours.backup(input, None, threads)).map(drop),
+            Step::Backup => runtime.block_on(ours.backup(input, reads, None, threads)).map(drop),
             Step::BareName => bare::read_and_name(suite, inputs, threads),
-            Step::Unchanged => runtime.block_on(ours.backup(input, Some(&first), threads)).map(drop),
+            Step::Unchanged => runtime.block_on(ours.backup(input, reads, Some(&first), threads)).map(drop),
+            Step::Again => runtime.block_on(ours.backup(input, Reads::WholeTree, Some(&first), threads)).map(drop),
             Step::BareBack => bare::bring_back(suite, &stored, &fresh(format!("back-{suite}-{round}"))?, threads),
             Step::Restore => runtime.block_on(ours.restore(&first, &place.join(format!("target-{suite}-{round}")))),
         });

@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::{FileType, RawDir};
@@ -29,8 +30,8 @@ pub(crate) enum Step {
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     bytes: Vec<u8>,
-    /// Where each name begins.
-    starts: Vec<usize>,
+    /// Where each name lies, its end included.
+    places: Vec<Range<usize>>,
     steps: Vec<Step>,
     next: usize,
 }
@@ -42,22 +43,23 @@ impl Names {
         let mut buffer = vec![MaybeUninit::<u8>::uninit(); BUFFER];
         let mut entries = RawDir::new(directory, &mut buffer);
         let failure = loop {
-            let (name, file_type) = match entries.next() {
+            let entry = match entries.next() {
                 None => break None,
                 Some(Err(Errno::INTR)) => continue,
                 Some(Err(error)) => break Some(error),
-                Some(Ok(ref entry)) => (entry.file_name().to_owned(), entry.file_type()),
+                Some(Ok(entry)) => entry,
             };
+            let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            let is_directory = match file_type {
+            let is_directory = match entry.file_type() {
                 FileType::Directory => true,
                 // Some file systems do not say.
-                FileType::Unknown => look::at(directory.as_fd(), &name).is_ok_and(|look| look.kind == Kind::Directory),
+                FileType::Unknown => look::at(directory.as_fd(), name).is_ok_and(|look| look.kind == Kind::Directory),
                 _ => false,
             };
-            names.push(&name, is_directory);
+            names.push(name, is_directory);
         };
         names.sort();
         (names, failure)
@@ -74,9 +76,9 @@ impl Names {
     }
 
     fn push(&mut self, name: &CStr, is_directory: bool) {
-        let number = self.starts.len();
-        self.starts.push(self.bytes.len());
+        let (number, start) = (self.places.len(), self.bytes.len());
         self.bytes.extend_from_slice(name.to_bytes_with_nul());
+        self.places.push(start..self.bytes.len());
         self.steps.push(Step::Entry(number));
         if is_directory {
             self.steps.push(Step::Content(number));
@@ -91,8 +93,8 @@ impl Names {
 
     fn compare(&self, one: Step, other: Step) -> Ordering {
         let parts = |step| match step {
-            Step::Entry(number) => (self.name(number).to_bytes(), &b""[..]),
-            Step::Content(number) => (self.name(number).to_bytes(), &b"/"[..]),
+            Step::Entry(number) => (self.bytes_of(number), &b""[..]),
+            Step::Content(number) => (self.bytes_of(number), &b"/"[..]),
         };
         let ((one, one_end), (other, other_end)) = (parts(one), parts(other));
         let common = one.len().min(other.len());
@@ -107,16 +109,24 @@ impl Names {
 
     /// The name of this number.
     pub(crate) fn name(&self, number: usize) -> &CStr {
-        let start = self.starts.get(number).copied().unwrap_or(0);
-        let rest = self.bytes.get(start..).unwrap_or_default();
-        CStr::from_bytes_until_nul(rest).unwrap_or_default()
+        CStr::from_bytes_with_nul(self.place(number)).unwrap_or_default()
+    }
+
+    /// The same without its end.
+    fn bytes_of(&self, number: usize) -> &[u8] {
+        self.place(number).split_last().map_or(&[], |(_, name)| name)
+    }
+
+    fn place(&self, number: usize) -> &[u8] {
+        let place = self.places.get(number).cloned().unwrap_or_default();
+        self.bytes.get(place).unwrap_or_default()
     }
 
     /// Whether `name` is among them.
     pub(crate) fn contains(&self, name: &[u8]) -> bool {
         let found = |step: &Step| match *step {
-            Step::Entry(number) => (self.name(number).to_bytes(), &b""[..]).cmp(&(name, &b""[..])),
-            Step::Content(number) => [self.name(number).to_bytes(), b"/"].concat().as_slice().cmp(name),
+            Step::Entry(number) => self.bytes_of(number).cmp(name),
+            Step::Content(number) => [self.bytes_of(number), b"/"].concat().as_slice().cmp(name),
         };
         self.steps.binary_search_by(found).is_ok()
     }
@@ -126,7 +136,7 @@ impl Names {
         let steps = std::mem::take(&mut self.steps);
         self.steps = steps
             .into_iter()
-            .filter(|step| matches!(step, Step::Entry(number) if self.name(*number).to_bytes() == name))
+            .filter(|step| matches!(step, Step::Entry(number) if self.bytes_of(*number) == name))
             .collect();
     }
 

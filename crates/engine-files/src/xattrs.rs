@@ -1,8 +1,10 @@
 //! Extended attributes, ACLs and capabilities among them, without opening what carries them.
 
 use std::ffi::CStr;
+use std::io::Write as _;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 
 use rustix::fs::{lgetxattr, llistxattr};
 use rustix::io::Errno;
@@ -21,27 +23,34 @@ pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 #[derive(Debug)]
 pub(crate) struct XattrReader {
     buffer: Vec<u8>,
-    /// Whether `/proc` is there.
-    usable: bool,
+    /// Where `/proc` shows what this process has open; `None` where it is not mounted.
+    open: Option<PathBuf>,
+    /// The path asked for last.
+    path: Vec<u8>,
 }
 
 impl XattrReader {
     pub(crate) fn new() -> XattrReader {
-        XattrReader { buffer: vec![0; KERNEL_MAX], usable: Path::new("/proc/self/fd").is_dir() }
+        // The number behind the link spares the kernel a link for each file.
+        let own = std::fs::canonicalize("/proc/self").map(|own| own.join("fd"));
+        let open = own.ok().filter(|open| open.is_dir());
+        XattrReader { buffer: vec![0; KERNEL_MAX], open, path: Vec::new() }
     }
 
     /// Whether attributes can be read at all.
     pub(crate) fn is_usable(&self) -> bool {
-        self.usable
+        self.open.is_some()
     }
 
     /// The attributes of `name` in `directory`, which is not followed.
     pub(crate) fn read(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<Xattrs, Errno> {
-        if !self.usable {
-            return Ok(Vec::new());
-        }
-        let path = format!("/proc/self/fd/{}/", directory.as_raw_fd());
-        let path = [path.as_bytes(), name.to_bytes()].concat();
+        let Some(open) = &self.open else { return Ok(Vec::new()) };
+        let path = &mut self.path;
+        path.clear();
+        path.extend_from_slice(open.as_os_str().as_bytes());
+        // Writing into memory does not fail.
+        drop(write!(path, "/{}/", directory.as_raw_fd()));
+        path.extend_from_slice(name.to_bytes());
         let listed = match llistxattr(path.as_slice(), self.buffer.as_mut_slice()) {
             Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
             Ok(length) => self.buffer.get(..length).unwrap_or_default().to_vec(),

@@ -126,7 +126,7 @@ pub async fn finish(target: &Path) -> Result<(), PipelineError> {
 pub async fn lay_files(job: RestoreJob) -> Result<RestoreReport, PipelineError> {
     let entrance = job.entrance().await?;
     let source = Source::of(&job).await?;
-    let survey = tokio::select! {
+    let mut survey = tokio::select! {
         biased;
         () = job.cancel.cancelled() => return Err(PipelineError::Cancelled),
         survey = source.survey(&job) => survey?,
@@ -151,7 +151,8 @@ pub async fn lay_files(job: RestoreJob) -> Result<RestoreReport, PipelineError> 
         (true, true) => Some(Sweep::Everything),
     };
     let leaves = LeafReader::new(Arc::clone(&source.structure));
-    let laying = Laying::new(Arc::new(survey), leaves, fetcher, sweep).run(|| source.tree());
+    let first = survey.reader(|| source.tree());
+    let laying = Laying::new(Arc::new(survey), leaves, fetcher, sweep).run(first, || source.tree());
     let laid = tokio::select! {
         biased;
         () = job.cancel.cancelled() => Err(PipelineError::Cancelled),

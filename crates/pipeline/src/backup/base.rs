@@ -11,7 +11,7 @@ use breakwater_repository::format::leaf::Extent;
 use breakwater_repository::format::tree::{LeafRef, TreeKind};
 
 use crate::PipelineError;
-use crate::frames::{Frames, LeafReader, TreeReader};
+use crate::frames::{Frames, LeafReader, TreeReader, leaves_of};
 
 /// The base of a backup; `None` inside when there is none, or none any more.
 pub(crate) struct Base {
@@ -107,7 +107,8 @@ impl Base {
                 file.parts.pop_front();
             }
             let Some(reading) = &mut self.reading else { break };
-            let read = reading.leaves.extents(&wanted).await;
+            let next = file.parts.iter().chain(leaves_of(reading.tree.at_hand()));
+            let read = reading.leaves.extents(&wanted, next).await;
             let Some(read) = self.or_give_up(read) else { break };
             extents.extend(read);
             leaves.push(wanted.leaf);

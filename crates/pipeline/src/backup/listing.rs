@@ -15,7 +15,7 @@ use super::worker::Context;
 use crate::PipelineError;
 
 /// Entries asked of the engine at once.
-const ENTRIES: usize = 256;
+const ENTRIES: usize = 1024;
 
 /// A file of extents up to this size is done in one go.
 const SMALL: u64 = 1 << 20;

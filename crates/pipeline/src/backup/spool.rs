@@ -48,18 +48,24 @@ impl Spool {
 
     /// Adds an entry, whose path comes after all before it.
     pub(crate) fn push(&mut self, entry: &TreeEntry) -> Result<(), PipelineError> {
-        let line = encode_line(entry).map_err(|error| PipelineError::bad_tree(error.to_string()))?;
         let (kind, target) = match &entry.kind {
             TreeKind::Symlink { .. } => (1, &[][..]),
             TreeKind::Hardlink { target } => (2, &target[..]),
             _ => (0, &[][..]),
         };
+        let length = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes();
         self.waiting.push(kind);
-        for part in [&entry.path, target, &line] {
-            self.waiting.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes());
-        }
-        for part in [&entry.path, target, &line] {
+        for part in [&entry.path, target] {
+            self.waiting.extend_from_slice(&length(part.len()));
             self.waiting.extend_from_slice(part);
+        }
+        let before = self.waiting.len();
+        self.waiting.extend_from_slice(&length(0));
+        let line = self.waiting.len();
+        encode_line(&mut self.waiting, entry).map_err(|error| PipelineError::bad_tree(error.to_string()))?;
+        let encoded = length(self.waiting.len() - line);
+        if let Some(place) = self.waiting.get_mut(before..line) {
+            place.copy_from_slice(&encoded);
         }
         if self.waiting.len() >= PIECE { self.write() } else { Ok(()) }
     }
@@ -87,16 +93,17 @@ impl Spooled {
     }
 
     fn read(&mut self) -> Result<Option<Line>, PipelineError> {
-        let mut head = [0; 13];
-        match self.file.read_exact(&mut head) {
+        let mut kind = [0];
+        match self.file.read_exact(&mut kind) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(error) => return Err(failed(error)),
         }
-        let [kind, lengths @ ..] = head;
-        let mut parts = lengths.as_chunks::<4>().0.iter().map(|length| vec![0; u32::from_le_bytes(*length) as usize]);
+        let [kind] = kind;
         let mut part = || -> Result<Vec<u8>, PipelineError> {
-            let mut part = parts.next().unwrap_or_default();
+            let mut length = [0; 4];
+            self.file.read_exact(&mut length).map_err(failed)?;
+            let mut part = vec![0; u32::from_le_bytes(length) as usize];
             self.file.read_exact(&mut part).map_err(failed)?;
             Ok(part)
         };

@@ -8,12 +8,17 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 /// ext4, xfs, btrfs, f2fs, tmpfs, zfs, bcachefs.
 const KNOWN: &[u64] = &[0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0x0102_1994, 0x2FC1_2FC1, 0xCA45_1A4E];
+
+/// So many bytes of small files are sent to the disk together while the next are written.
+const SENT: u64 = 32 << 20;
 
 /// How this target becomes durable.
 #[derive(Debug)]
@@ -22,13 +27,17 @@ pub(crate) struct Durability {
     /// One open directory of each file system that was met, by device number. What `syncfs` says of failed writes counts
     /// from when its descriptor was opened, so these are opened before anything is written there.
     systems: Mutex<BTreeMap<u64, OwnedFd>>,
+    /// Bytes of small files written since the last were sent to the disk.
+    unsent: AtomicU64,
+    sending: AtomicBool,
 }
 
 impl Durability {
     pub(crate) fn of(root: &OwnedFd) -> Durability {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let each = !(tells_failures(&release) && is_known(root));
-        let durability = Durability { each, systems: Mutex::default() };
+        let (systems, unsent, sending) = Default::default();
+        let durability = Durability { each, systems, unsent, sending };
         durability.meet(root);
         durability
     }
@@ -42,6 +51,29 @@ impl Durability {
         {
             systems.insert(stat.st_dev, kept);
         }
+    }
+
+    /// Counts bytes of a small file; true when it is time to [send](Self::send) them to the disk.
+    pub(crate) fn is_due(&self, bytes: u64) -> bool {
+        self.unsent.fetch_add(bytes, Ordering::Relaxed) + bytes >= SENT && !self.sending.swap(true, Ordering::AcqRel)
+    }
+
+    /// Sends what was written to the disk while more is written, so that not all of a restore waits there for the last sync.
+    /// Only that one says whether it went well.
+    pub(crate) fn send(&self) {
+        self.unsent.store(0, Ordering::Relaxed);
+        let systems = self.systems.lock().unwrap_or_else(PoisonError::into_inner);
+        // Opened anew: a failed write is told once to each descriptor that was opened.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |directory| rustix::fs::openat(directory, ".", flags, Mode::empty());
+        let opened: Vec<_> = systems.values().map(open).collect();
+        drop(systems);
+        for directory in opened {
+            if let Err(errno) = directory.and_then(rustix::fs::syncfs) {
+                tracing::debug!(%errno, "what was written is sent to the disk at the end only");
+            }
+        }
+        self.sending.store(false, Ordering::Release);
     }
 
     /// Before a file gets its right name.
@@ -102,6 +134,11 @@ mod tests {
         let file = File::create(directory.path().join("a")).unwrap();
         durability.file(&file).unwrap();
         durability.entry(&root).unwrap();
+        assert!(!durability.is_due(SENT - 1));
+        assert!(durability.is_due(1));
+        assert!(!durability.is_due(SENT), "one at a time");
+        durability.send();
+        assert!(!durability.is_due(1), "counted anew");
         durability.all().unwrap();
     }
 }

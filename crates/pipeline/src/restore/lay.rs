@@ -19,7 +19,7 @@ use super::survey::Survey;
 use super::target::Target;
 use super::window::Window;
 use crate::PipelineError;
-use crate::frames::{LeafReader, TreeReader};
+use crate::frames::{LeafReader, TreeReader, leaves_of};
 
 /// A tree being laid.
 pub(crate) struct Laying {
@@ -42,15 +42,18 @@ impl Laying {
         Laying { target, survey, leaves, fetcher, sweep, window, directories, running: None }
     }
 
-    /// Lays everything that was chosen; `tree` makes readers of the tree.
-    pub(crate) async fn run(mut self, tree: impl Fn() -> TreeReader) -> Result<(), PipelineError> {
-        let mut reader = tree();
+    /// Lays everything that was chosen; `reader` reads the tree, `tree` makes more of its kind.
+    pub(crate) async fn run(
+        mut self,
+        mut reader: TreeReader,
+        tree: impl Fn() -> TreeReader,
+    ) -> Result<(), PipelineError> {
         while let Some(mut entry) = reader.next().await? {
             if let Some(path) = self.survey.stand_ins.get(&entry.path) {
                 entry.path.clone_from(path);
-                self.entry(entry).await?;
+                self.entry(entry, &reader).await?;
             } else if self.survey.takes(&entry) {
-                self.entry(entry).await?;
+                self.entry(entry, &reader).await?;
             }
         }
         self.restore_window().await?;
@@ -64,7 +67,8 @@ impl Laying {
         self.end().await
     }
 
-    async fn entry(&mut self, mut entry: TreeEntry) -> Result<(), PipelineError> {
+    /// Lays one entry; `reader` has what comes after it.
+    async fn entry(&mut self, mut entry: TreeEntry, reader: &TreeReader) -> Result<(), PipelineError> {
         let metadata = Metadata::of(&mut entry);
         match entry.kind {
             TreeKind::Directory => {
@@ -76,7 +80,7 @@ impl Laying {
                 }
             }
             TreeKind::File { size, extent, leaves } => {
-                self.file(entry.path, metadata, entry.last, (size, extent), &leaves).await?;
+                self.file(entry.path, metadata, entry.last, (size, extent), &leaves, reader).await?;
             }
             // These come when every file is there.
             TreeKind::Symlink { .. }
@@ -96,6 +100,7 @@ impl Laying {
         last: bool,
         (size, extent_size): (u64, u32),
         leaves: &[LeafRef],
+        reader: &TreeReader,
     ) -> Result<(), PipelineError> {
         let bad = |what: &str| PipelineError::bad_tree(format!("`{}` {what}", path.escape_ascii()));
         let class = whole_class(extent_size);
@@ -105,8 +110,11 @@ impl Laying {
         };
         self.window.file(path.clone(), metadata.clone(), size, last, true);
         let (mut index, mut offset) = (0, 0);
-        for part in leaves {
-            for extent in self.leaves.extents(part).await? {
+        let mut parts = leaves.iter();
+        while let Some(part) = parts.next() {
+            let chosen = reader.at_hand().filter(|entry| self.survey.takes(entry));
+            let next = parts.clone().chain(leaves_of(chosen));
+            for extent in self.leaves.extents(part, next).await? {
                 let length = u64::from(extent.plain());
                 let fits = match extent_size {
                     0 => length > 0 && length <= size - offset,

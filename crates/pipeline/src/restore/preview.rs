@@ -18,7 +18,7 @@ use super::target::{Namer, Target};
 use super::window::Window;
 use super::{RestoreJob, Source, onto};
 use crate::PipelineError;
-use crate::frames::LeafReader;
+use crate::frames::{LeafReader, leaves_of};
 
 /// What a delta restore finds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -60,10 +60,14 @@ pub async fn preview_delta(job: &RestoreJob) -> Result<DeltaPreview, PipelineErr
         let TreeKind::File { size, extent, leaves: parts } = entry.kind else { continue };
         let (mut offset, mut whole, parts_of_file) = (0, true, parts.len());
         let mut nothing = parts_of_file == 0;
-        for (number, part) in (1..).zip(&parts) {
+        let mut rest = parts.iter();
+        let mut number = 0;
+        while let Some(part) = rest.next() {
+            number += 1;
             let mut window = Window::default();
             window.file(entry.path.clone(), metadata.clone(), size, entry.last, number == 1);
-            for extent_found in leaves.extents(part).await? {
+            let next = rest.clone().chain(leaves_of(tree.at_hand().filter(|entry| survey.takes(entry))));
+            for extent_found in leaves.extents(part, next).await? {
                 window.extent(offset, &extent_found, whole_class(extent));
                 offset += u64::from(extent_found.plain());
             }
@@ -112,8 +116,10 @@ pub async fn needed_packs(job: &RestoreJob) -> Result<BTreeSet<ObjectName>, Pipe
             continue;
         }
         let TreeKind::File { extent, leaves: parts, .. } = entry.kind else { continue };
-        for part in &parts {
-            for found in leaves.extents(part).await? {
+        let mut rest = parts.iter();
+        while let Some(part) = rest.next() {
+            let next = rest.clone().chain(leaves_of(tree.at_hand().filter(|entry| survey.takes(entry))));
+            for found in leaves.extents(part, next).await? {
                 let frames = found.frames(whole_class(extent));
                 packs.extend(frames.map(|(_, frame)| source.content.name(frame.pack)));
             }

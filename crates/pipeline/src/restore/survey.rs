@@ -1,6 +1,6 @@
 //! Looks at a whole tree before anything is written: what is chosen, whether it can be laid, how much room it takes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use breakwater_repository::format::tree::{TreeEntry, TreeKind};
 
@@ -8,6 +8,9 @@ use super::globs::Globs;
 use super::target::{check_path, is_working_name};
 use crate::PipelineError;
 use crate::frames::TreeReader;
+
+/// Entries of a tree that is kept in memory at most: about 16 MiB.
+const KEPT: usize = 32 << 10;
 
 /// What a restore will lay.
 #[derive(Debug, Default)]
@@ -26,6 +29,8 @@ pub(crate) struct Survey {
     pub(crate) stand_ins: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Paths that an interrupted restore had left in the source.
     pub(crate) leftovers: Vec<Vec<u8>>,
+    /// Every entry of a small tree, so that it needs not be read again.
+    entries_kept: Option<VecDeque<TreeEntry>>,
     globs: Globs,
     /// Directories above what the patterns choose.
     above: HashSet<Vec<u8>>,
@@ -34,7 +39,7 @@ pub(crate) struct Survey {
 impl Survey {
     /// Reads the tree to its end, and again where it has hard links; `tree` makes readers of it.
     pub(crate) async fn of(tree: impl Fn() -> TreeReader, globs: Globs) -> Result<Survey, PipelineError> {
-        let mut survey = Survey { globs, ..Survey::default() };
+        let mut survey = Survey { globs, entries_kept: Some(VecDeque::new()), ..Survey::default() };
         let mut directories = HashSet::new();
         // The names of files that have other names, each with the first of those that was chosen.
         let mut linked: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
@@ -48,27 +53,43 @@ impl Survey {
                     *first = Some(entry.path.clone());
                 }
             }
-            if !chosen {
-                continue;
+            if chosen {
+                survey.count(&entry);
             }
-            survey.entries += 1;
-            match &entry.kind {
-                TreeKind::File { size, .. } => {
-                    survey.files += 1;
-                    survey.bytes = survey.bytes.saturating_add(*size);
-                    if entry.last {
-                        survey.last.push(entry.path.clone());
-                    }
-                }
-                TreeKind::Directory => {}
-                _ => survey.specials += 1,
-            }
-            if survey.globs.is_selective() {
-                survey.above.extend(parents(&entry.path).map(<[u8]>::to_vec));
-            }
+            survey.keep(entry);
         }
         survey.resolve(linked, tree).await?;
         Ok(survey)
+    }
+
+    fn count(&mut self, entry: &TreeEntry) {
+        self.entries += 1;
+        match &entry.kind {
+            TreeKind::File { size, .. } => {
+                self.files += 1;
+                self.bytes = self.bytes.saturating_add(*size);
+                if entry.last {
+                    self.last.push(entry.path.clone());
+                }
+            }
+            TreeKind::Directory => {}
+            _ => self.specials += 1,
+        }
+        if self.globs.is_selective() {
+            self.above.extend(parents(&entry.path).map(<[u8]>::to_vec));
+        }
+    }
+
+    fn keep(&mut self, entry: TreeEntry) {
+        match &mut self.entries_kept {
+            Some(kept) if kept.len() < KEPT => kept.push_back(entry),
+            kept => *kept = None,
+        }
+    }
+
+    /// A reader of the tree that was surveyed, once; `tree` makes one where it was too large to be kept.
+    pub(crate) fn reader(&mut self, tree: impl Fn() -> TreeReader) -> TreeReader {
+        self.entries_kept.take().map_or_else(tree, TreeReader::of)
     }
 
     /// Every hard link must lead to a file; one that was not chosen is laid under its first chosen name.

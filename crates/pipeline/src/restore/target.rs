@@ -48,6 +48,8 @@ pub(crate) struct Target {
     pub(crate) may_delete: bool,
     /// Files without names can be made here, and named; false as soon as it is known that they cannot.
     makes_nameless: AtomicBool,
+    /// A descriptor can be named without a way through `/proc`; false as soon as it is known that it cannot.
+    links_descriptors: AtomicBool,
     namer: Namer,
     directories: Mutex<HashMap<Vec<u8>, Arc<OwnedFd>>>,
 }
@@ -70,7 +72,19 @@ impl Target {
         // What lies at a path in a target that held something may have to be replaced, and only a rename does that at once.
         let makes_nameless = AtomicBool::new(!existing && Path::new(DESCRIPTORS).is_dir());
         let (path, may_delete, directories) = (path.to_owned(), false, Mutex::default());
-        Ok(Target { path, root, dresser, durability, existing, may_delete, makes_nameless, namer, directories })
+        let links_descriptors = AtomicBool::new(true);
+        Ok(Target {
+            path,
+            root,
+            dresser,
+            durability,
+            existing,
+            may_delete,
+            makes_nameless,
+            links_descriptors,
+            namer,
+            directories,
+        })
     }
 
     /// Bytes free for us where `path` is, or will be.
@@ -159,8 +173,19 @@ impl Target {
 
     /// Gives a finished file without a name its right one, where nothing may be.
     pub(crate) fn link_at(&self, file: &File, parent: &OwnedFd, to: &OsStr, path: &[u8]) -> Result<(), PipelineError> {
-        let by_path = format!("{DESCRIPTORS}/{}", file.as_raw_fd());
-        let linked = rustix::fs::linkat(CWD, by_path.as_str(), parent, to, AtFlags::SYMLINK_FOLLOW);
+        let linked = match self.links_descriptors.load(Ordering::Relaxed) {
+            true => rustix::fs::linkat(file, "", parent, to, AtFlags::EMPTY_PATH),
+            false => Err(Errno::NOENT),
+        };
+        let linked = match linked {
+            // Only who may read everything may name a descriptor, before Linux 6.10; its path serves everybody.
+            Err(Errno::NOENT) => {
+                self.links_descriptors.store(false, Ordering::Relaxed);
+                let by_path = format!("{DESCRIPTORS}/{}", file.as_raw_fd());
+                rustix::fs::linkat(CWD, by_path.as_str(), parent, to, AtFlags::SYMLINK_FOLLOW)
+            }
+            linked => linked,
+        };
         linked.map_err(|error| self.failed("naming", path, error))
     }
 

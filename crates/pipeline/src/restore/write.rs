@@ -192,6 +192,10 @@ impl Writing {
             None => target.link_at(&open, &parent, &name, &file.path)?,
             Some(working) => self.rename(file, &parent, &working, &name)?,
         }
+        if target.durability.is_due(bytes.len() as u64) {
+            let target = Arc::clone(target);
+            self.fetcher.writers.spawn_blocking(move || target.durability.send());
+        }
         self.fetcher.progress.entry(true);
         Ok(())
     }

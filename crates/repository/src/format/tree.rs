@@ -124,15 +124,9 @@ impl TreeEntry {
     }
 }
 
-/// The line of an entry, its end included, for [`TreeEncoder::push_line`].
-pub fn encode_line(entry: &TreeEntry) -> Result<Vec<u8>, FormatError> {
+/// Appends the line of an entry, its end included, for [`TreeEncoder::push_line`].
+pub fn encode_line(lines: &mut Vec<u8>, entry: &TreeEntry) -> Result<(), FormatError> {
     entry.check()?;
-    let mut line = Vec::with_capacity(512);
-    write_line(&mut line, entry)?;
-    Ok(line)
-}
-
-fn write_line(lines: &mut Vec<u8>, entry: &TreeEntry) -> Result<(), FormatError> {
     serde_json::to_writer(&mut *lines, &Line::of(entry)).map_err(|source| FormatError::Json { what: WHAT, source })?;
     lines.push(b'\n');
     Ok(())
@@ -148,9 +142,8 @@ pub struct TreeEncoder {
 impl TreeEncoder {
     /// Adds an entry; answers a frame's content when one is full.
     pub fn push(&mut self, entry: &TreeEntry) -> Result<Option<Vec<u8>>, FormatError> {
-        entry.check()?;
         self.order.next(&entry.path, matches!(entry.kind, TreeKind::Symlink { .. }))?;
-        write_line(&mut self.lines, entry)?;
+        encode_line(&mut self.lines, entry)?;
         Ok(self.full())
     }
 
@@ -187,10 +180,12 @@ impl TreeDecoder {
             None if content.is_empty() => return Ok(Vec::new()),
             None => return Err(FormatError::damaged(WHAT, "the last line has no end")),
         };
+        // Once for the whole frame, instead of for each of its texts.
+        let lines = std::str::from_utf8(lines).map_err(|_| FormatError::damaged(WHAT, "it is no text"))?;
         let mut entries = Vec::new();
-        for line in lines.split(|byte| *byte == b'\n') {
+        for line in lines.split('\n') {
             let line: Line<'_> =
-                serde_json::from_slice(line).map_err(|source| FormatError::Json { what: WHAT, source })?;
+                serde_json::from_str(line).map_err(|source| FormatError::Json { what: WHAT, source })?;
             let entry = line.entry()?;
             entry.check()?;
             self.order.next(&entry.path, matches!(entry.kind, TreeKind::Symlink { .. }))?;

@@ -3,6 +3,7 @@
 //! The loop uses the same crates, the same extent size and the same rule for files and fsync as the pipeline with one
 //! file-system region: output goes to files of 64 MiB, each synced with its directory when it is full.
 
+use std::collections::BTreeSet;
 use std::fs::{File, FileTimes, Metadata};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -33,6 +34,30 @@ pub struct Sealed {
     id: ChunkId,
     /// Input file and offset.
     from: (usize, u64),
+}
+
+/// What is read: the files beneath a directory.
+#[derive(Debug)]
+pub struct Input {
+    /// The directory.
+    pub root: PathBuf,
+    /// Every file.
+    pub files: Vec<PathBuf>,
+}
+
+impl Input {
+    /// Everything beneath `root`.
+    pub fn of(root: &Path) -> Result<Input> {
+        let (mut files, mut ahead) = (Vec::new(), vec![root.to_owned()]);
+        while let Some(directory) = ahead.pop() {
+            for entry in std::fs::read_dir(&directory)? {
+                let entry = entry?;
+                (if entry.file_type()?.is_dir() { &mut ahead } else { &mut files }).push(entry.path());
+            }
+        }
+        files.sort();
+        Ok(Input { root: root.to_owned(), files })
+    }
 }
 
 /// What a storing run leaves for the reading run.
@@ -70,7 +95,8 @@ fn extents(inputs: &[PathBuf]) -> Result<Vec<(usize, u64, usize)>> {
 }
 
 /// Reads and names everything, `threads` parts at once.
-pub fn read_and_name(suite: Suite, inputs: &[PathBuf], threads: usize) -> Result<()> {
+pub fn read_and_name(suite: Suite, input: &Input, threads: usize) -> Result<()> {
+    let inputs = &input.files;
     let all = extents(inputs)?;
     in_threads(&all, threads, |_, part| {
         let mut buffer = vec![0; EXTENT];
@@ -87,7 +113,8 @@ pub fn read_and_name(suite: Suite, inputs: &[PathBuf], threads: usize) -> Result
 }
 
 /// Reads, names, compresses (zstd 3), seals and writes everything into `output`, `threads` parts at once.
-pub fn store(suite: Suite, inputs: &[PathBuf], output: &Path, threads: usize) -> Result<Stored> {
+pub fn store(suite: Suite, input: &Input, output: &Path, threads: usize) -> Result<Stored> {
+    let inputs = &input.files;
     let all = extents(inputs)?;
     let parts = in_threads(&all, threads, |thread, part| store_part(suite, inputs, output, thread, part))?;
     let looked_at = inputs.iter().map(std::fs::metadata).collect::<std::io::Result<_>>()?;
@@ -157,8 +184,11 @@ fn finish(out: Option<(File, u64)>, directory: &Path) -> Result<()> {
 
 /// Reads, opens, decompresses, checks the names and writes everything into `output`, `threads` parts at once, gives each file
 /// its mode and times, as every restore has to, and syncs the file system at the end.
-pub fn bring_back(suite: Suite, stored: &Stored, output: &Path, threads: usize) -> Result<()> {
-    let targets: Vec<PathBuf> = (0..stored.inputs.len()).map(|number| output.join(number.to_string())).collect();
+pub fn bring_back(suite: Suite, input: &Input, stored: &Stored, output: &Path, threads: usize) -> Result<()> {
+    let target = |file: &PathBuf| Ok(output.join(file.strip_prefix(&input.root)?));
+    let targets = input.files.iter().map(target).collect::<Result<Vec<PathBuf>>>()?;
+    let directories: BTreeSet<&Path> = targets.iter().filter_map(|file| file.parent()).collect();
+    directories.into_iter().try_for_each(std::fs::create_dir_all)?;
     // Numbers of extents count from 0 in every part, as the nonces did.
     let starts = stored.extents.iter().scan((usize::MAX, 0), |(thread, number), sealed| {
         let of = stored.files.get(sealed.file).and_then(|path| path.file_name()).and_then(|name| name.to_str());

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use breakwater_benches::bare::{self, Input};
 use breakwater_benches::content::{Random, fill_pages, fill_random};
+use breakwater_benches::lines::Shape;
 use breakwater_benches::measure::{Cost, best, measure, peak_memory, reset_peak_memory};
 use breakwater_benches::ours::{Ours, Reads};
-use breakwater_benches::{bare, content, lines};
+use breakwater_benches::{content, lines};
 use breakwater_crypto::Suite;
 use clap::Parser;
 use serde_json::{Map, Value, json};
@@ -71,6 +73,7 @@ struct Costs {
     backup: Vec<Cost>,
     bare_name: Vec<Cost>,
     unchanged: Vec<Cost>,
+    again: Vec<Cost>,
     bare_back: Vec<Cost>,
     restore: Vec<Cost>,
     bytes: u64,
@@ -116,7 +119,7 @@ fn main() -> Result<()> {
 /// Measures everything on the processors that this process may use.
 fn part(arguments: &Arguments) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let rounds = arguments.rounds.unwrap_or(if arguments.small { 1 } else { 2 });
+    let rounds = arguments.rounds.unwrap_or(if arguments.small { 1 } else { 4 });
     let place = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
     let place = tempfile::Builder::new().prefix("breakwater-bench-").tempdir_in(place)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
@@ -127,23 +130,23 @@ fn part(arguments: &Arguments) -> Result<()> {
         if arguments.only.as_deref().is_some_and(|only| only != kind) {
             continue;
         }
-        let input = place.path().join(format!("{kind}-input"));
-        let (inputs, bytes) = make_input(kind, &input, files)?;
+        let (input, bytes) = make_input(kind, &place.path().join(kind), files)?;
+        let reads = if kind == "tree" { Reads::Tree } else { Reads::Extents };
         for suite in [Suite::Standard, Suite::Fast, Suite::Nist] {
             if arguments.suite.as_deref().is_some_and(|only| only != suite.word()) {
                 continue;
             }
             if let Some(step) = arguments.step {
-                repeat(step, suite, &runtime, place.path(), &input, &inputs, rounds)?;
+                repeat(step, suite, &runtime, place.path(), &input, reads, rounds)?;
                 continue;
             }
             let mut costs = Costs { bytes, ..Costs::default() };
             for _ in 0..rounds {
-                peak = peak.max(one_round(suite, &runtime, place.path(), &input, &inputs, threads, &mut costs)?);
+                peak = peak.max(one_round(suite, &runtime, place.path(), &input, reads, &mut costs)?);
             }
             report(&format!("{}.{kind}", suite.word()), &costs, &mut ratios, &mut figures);
         }
-        std::fs::remove_dir_all(&input)?;
+        std::fs::remove_dir_all(&input.root)?;
     }
     if arguments.step.is_some() {
         return Ok(());
@@ -159,11 +162,11 @@ fn one_round(
     suite: Suite,
     runtime: &tokio::runtime::Runtime,
     place: &Path,
-    input: &Path,
-    inputs: &[PathBuf],
-    threads: usize,
+    input: &Input,
+    reads: Reads,
     costs: &mut Costs,
 ) -> Result<u64> {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let directory = |name: &str| -> Result<PathBuf> {
         let path = place.join(name);
         if path.exists() {
@@ -179,11 +182,11 @@ fn one_round(
     };
 
     let output = fresh("bare")?;
-    let (stored, cost) = measure(|| bare::store(suite, inputs, &output, threads));
+    let (stored, cost) = measure(|| bare::store(suite, input, &output, threads));
     let stored = stored?;
     costs.bare_store.push(cost);
     let back = fresh("bare-back")?;
-    costs.bare_back.push(timed(|| bare::bring_back(suite, &stored, &back, threads))?);
+    costs.bare_back.push(timed(|| bare::bring_back(suite, input, &stored, &back, threads))?);
     costs.stored = stored.bytes();
     std::fs::remove_dir_all(&back)?;
     std::fs::remove_dir_all(&output)?;
@@ -191,15 +194,22 @@ fn one_round(
     let region = directory("region")?;
     let ours = runtime.block_on(Ours::create(&region, suite))?;
     reset_peak_memory();
-    let (outcome, cost) = measure(|| runtime.block_on(ours.backup(input, Reads::Tree, None, threads)));
+    let (outcome, cost) = measure(|| runtime.block_on(ours.backup(&input.root, reads, None, threads)));
     let first = outcome?.manifest;
     costs.backup.push(cost);
 
-    costs.bare_name.push(timed(|| bare::read_and_name(suite, inputs, threads))?);
-    let (outcome, cost) = measure(|| runtime.block_on(ours.backup(input, Reads::Tree, Some(&first), threads)));
-    let second = outcome?;
-    anyhow::ensure!(second.totals.new == 0, "an unchanged backup stored {} bytes", second.totals.new);
+    costs.bare_name.push(timed(|| bare::read_and_name(suite, input, threads))?);
+    let unchanged = |reads| -> Result<_> {
+        let (outcome, cost) = measure(|| runtime.block_on(ours.backup(&input.root, reads, Some(&first), threads)));
+        let outcome = outcome?;
+        anyhow::ensure!(outcome.totals.new == 0, "an unchanged backup stored {} bytes", outcome.totals.new);
+        Ok((outcome, cost))
+    };
+    let (second, cost) = unchanged(reads)?;
     costs.unchanged.push(cost);
+    if reads == Reads::Tree {
+        costs.again.push(unchanged(Reads::WholeTree)?.1);
+    }
 
     let peak = peak_memory();
     let target = directory("target")?;
@@ -207,7 +217,7 @@ fn one_round(
     costs.restore.push(timed(|| runtime.block_on(ours.restore(&second.manifest, &target)))?);
     let restoring = peak_memory();
     eprintln!("        peak memory: backup {} MiB, restore {} MiB", peak >> 20, restoring >> 20);
-    same(inputs, &target)?;
+    same(input, &target)?;
     std::fs::remove_dir_all(&target)?;
     drop(ours);
     std::fs::remove_dir_all(&region)?;
@@ -220,8 +230,8 @@ fn repeat(
     suite: Suite,
     runtime: &tokio::runtime::Runtime,
     place: &Path,
-    input: &Path,
-    inputs: &[PathBuf],
+    input: &Input,
+    reads: Reads,
     rounds: usize,
 ) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -231,18 +241,20 @@ fn repeat(
         Ok(path)
     };
     let ours = runtime.block_on(Ours::create(&place.join(format!("region-{suite}")), suite))?;
-    let reads = Reads::Tree;
-    let first = runtime.block_on(ours.backup(input, reads, None, threads))?.manifest;
+    let root = &input.root;
+    let first = runtime.block_on(ours.backup(root, reads, None, threads))?.manifest;
     let bare_output = fresh(format!("stored-{suite}"))?;
-    let stored = bare::store(suite, inputs, &bare_output, threads)?;
+    let stored = bare::store(suite, input, &bare_output, threads)?;
     for round in 0..rounds {
         let (result, cost) = measure(|| match step {
-            Step::BareStore => bare::store(suite, inputs, &fresh(format!("bare-{suite}-{round}"))?, threads).map(drop),
-            Step::Backup => runtime.block_on(ours.backup(input, reads, None, threads)).map(drop),
-            Step::BareName => bare::read_and_name(suite, inputs, threads),
-            Step::Unchanged => runtime.block_on(ours.backup(input, reads, Some(&first), threads)).map(drop),
-            Step::Again => runtime.block_on(ours.backup(input, Reads::WholeTree, Some(&first), threads)).map(drop),
-            Step::BareBack => bare::bring_back(suite, &stored, &fresh(format!("back-{suite}-{round}"))?, threads),
+            Step::BareStore => bare::store(suite, input, &fresh(format!("bare-{suite}-{round}"))?, threads).map(drop),
+            Step::Backup => runtime.block_on(ours.backup(root, reads, None, threads)).map(drop),
+            Step::BareName => bare::read_and_name(suite, input, threads),
+            Step::Unchanged => runtime.block_on(ours.backup(root, reads, Some(&first), threads)).map(drop),
+            Step::Again => runtime.block_on(ours.backup(root, Reads::WholeTree, Some(&first), threads)).map(drop),
+            Step::BareBack => {
+                bare::bring_back(suite, input, &stored, &fresh(format!("back-{suite}-{round}"))?, threads)
+            }
             Step::Restore => runtime.block_on(ours.restore(&first, &place.join(format!("target-{suite}-{round}")))),
         });
         result?;
@@ -263,44 +275,36 @@ fn settle() -> Result<()> {
     Ok(())
 }
 
-/// Makes files of this kind, and answers their paths and how many bytes they have.
-fn make_input(kind: &str, directory: &Path, files: usize) -> Result<(Vec<PathBuf>, u64)> {
-    std::fs::create_dir(directory)?;
+/// Makes files of this kind in `root`, and answers how many bytes they have.
+fn make_input(kind: &str, root: &Path, files: usize) -> Result<(Input, u64)> {
+    std::fs::create_dir(root)?;
+    if kind == "tree" {
+        let bytes = lines::make(root, Shape { small: files, large: 0, large_bytes: 0 })?;
+        return Ok((Input::of(root)?, bytes));
+    }
     let (mut random, mut row) = (Random::new(4711), 1);
     let mut buffer = vec![0; 1 << 20];
-    let (mut paths, mut bytes) = (Vec::new(), 0);
     for number in 0..files {
-        let path = directory.join(format!("{number:06}"));
-        if kind == "tree" {
-            let text = lines::text(&mut random);
-            std::fs::write(&path, &text)?;
-            bytes += text.len() as u64;
-        } else {
-            let mut file = std::fs::File::create(&path)?;
-            for _ in 0..FILE / buffer.len() {
-                match kind {
-                    "pages" => fill_pages(&mut random, &mut row, &mut buffer),
-                    _ => fill_random(&mut random, &mut buffer),
-                }
-                file.write_all(&buffer)?;
+        let mut file = std::fs::File::create(root.join(format!("{number:06}")))?;
+        for _ in 0..FILE / buffer.len() {
+            match kind {
+                "pages" => fill_pages(&mut random, &mut row, &mut buffer),
+                _ => fill_random(&mut random, &mut buffer),
             }
-            bytes += FILE as u64;
+            file.write_all(&buffer)?;
         }
-        paths.push(path);
     }
     debug_assert!(FILE.is_multiple_of(content::PAGE));
-    Ok((paths, bytes))
+    Ok((Input::of(root)?, (files * FILE) as u64))
 }
 
-/// Proves that the restore brought back what was there.
-fn same(inputs: &[PathBuf], target: &Path) -> Result<()> {
-    for input in inputs {
-        let name = input.file_name().context("an input without a name")?;
-        anyhow::ensure!(
-            std::fs::read(input)? == std::fs::read(target.join(name))?,
-            "{} came back changed",
-            input.display()
-        );
+/// Proves that the restore brought back what was there, in `target` itself or in a directory with the name of the input.
+fn same(input: &Input, target: &Path) -> Result<()> {
+    let below = target.join(input.root.file_name().unwrap_or_default());
+    let target = if below.is_dir() { &below } else { target };
+    for path in &input.files {
+        let same = std::fs::read(path)? == std::fs::read(target.join(path.strip_prefix(&input.root)?))?;
+        anyhow::ensure!(same, "{} came back changed", path.display());
     }
     Ok(())
 }
@@ -321,7 +325,9 @@ fn report(kind: &str, costs: &Costs, ratios: &mut Map<String, Value>, figures: &
         ("unchanged", figure("bare_name", best(&costs.bare_name)), figure("unchanged", best(&costs.unchanged))),
         ("restore", figure("bare_back", best(&costs.bare_back)), figure("restore", best(&costs.restore))),
     ];
-    for (name, bare, ours) in pairs {
+    let again = (!costs.again.is_empty())
+        .then(|| ("unchanged_read_again", pairs[1].1, figure("read_again", best(&costs.again))));
+    for (name, bare, ours) in pairs.into_iter().chain(again) {
         let ratio = bare.wall.as_secs_f64() / ours.wall.as_secs_f64().max(1e-9);
         let by_cpu = bare.cpu.as_secs_f64() / ours.cpu.as_secs_f64().max(1e-9);
         eprintln!("{kind:>15} {name:<22} {ratio:>8.2} of bare (by cpu time {by_cpu:.2}; bar {BAR})");

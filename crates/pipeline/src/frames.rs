@@ -181,7 +181,7 @@ impl LeafReader {
     }
 
     async fn read(&mut self, locations: &[FrameLocation]) -> Result<(), PipelineError> {
-let read = self.frames.frames(Class::Leaf, locations).await?;
+        let read = self.frames.frames(Class::Leaf, locations).await?;
         for (location, content) in locations.iter().zip(read) {
             self.at_hand.insert(location.id, Arc::new(leaf::decode(&content).map_err(bad)?));
         }

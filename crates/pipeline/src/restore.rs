@@ -221,6 +221,7 @@ impl Source {
             target,
             budget: job.budget.clone(),
             parallel,
+            reading: Arc::new(Semaphore::new(parallel)),
             near: Arc::new(Semaphore::new(2 * lanes)),
             lanes,
             opening: Arc::new(Semaphore::new(lanes)),

@@ -39,6 +39,8 @@ pub(crate) struct Fetcher {
     pub(crate) budget: ByteBudget,
     /// Ranges that may be on their way at once; the budget limits them too.
     pub(crate) parallel: usize,
+    /// Their turns.
+    pub(crate) reading: Arc<Semaphore>,
     /// Of those from a near region, so many: two for each thread. What was fetched is opened while it is still in the
     /// processor's cache.
     pub(crate) near: Arc<Semaphore>,
@@ -58,13 +60,8 @@ pub(crate) struct Fetcher {
 
 impl Fetcher {
     /// Restores the content of one window, and finishes the files that are complete with it.
-    pub(crate) async fn restore(&self, mut window: Window) -> Result<(), PipelineError> {
+    pub(crate) async fn restore(&self, window: Window) -> Result<(), PipelineError> {
         let working = async {
-            let directories = std::mem::take(&mut window.directories);
-            if !directories.is_empty() {
-                let target = Arc::clone(&self.target);
-                self.blocking(move || directories.iter().try_for_each(|path| target.create_directory(path))).await?;
-            }
             let (mut window, bases) = match self.target.existing {
                 true => delta::compare(self, window).await?,
                 false => (window, Vec::new()),
@@ -197,6 +194,7 @@ async fn fetch(job: Arc<Writing>, index: usize) -> Result<(), PipelineError> {
     let largest = job.planned.needs.get(needs.clone()).unwrap_or_default().iter().map(|need| need.extent);
     let largest = largest.filter_map(|extent| job.planned.destinations.get(extent as usize));
     let largest = largest.map(|destination| u64::from(destination.location.plain)).max().unwrap_or(0);
+    let _reading = turn(&fetcher.reading).await?;
     let _near = match fetcher.content.supply.is_near() {
         true => Some(turn(&fetcher.near).await?),
         false => None,

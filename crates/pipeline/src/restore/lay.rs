@@ -4,7 +4,7 @@
 //! Invariant: entries marked `last` get their right name only after everything else is complete and on the disk. The mark of
 //! incompleteness is not taken away here: what was laid may still have to be recovered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
@@ -21,6 +21,9 @@ use super::window::Window;
 use crate::PipelineError;
 use crate::frames::{LeafReader, TreeReader, leaves_of};
 
+/// Windows at work at once: the first ranges of one fill the gaps that the last of the other leave.
+const AT_ONCE: usize = 2;
+
 /// A tree being laid.
 pub(crate) struct Laying {
     pub(crate) target: Arc<Target>,
@@ -31,15 +34,15 @@ pub(crate) struct Laying {
     pub(crate) sweep: Option<Sweep>,
     pub(crate) window: Window,
     pub(crate) directories: Vec<(Vec<u8>, Metadata)>,
-    /// The window that is being restored while the next one is read.
-    pub(crate) running: Option<AbortOnDropHandle<Result<(), PipelineError>>>,
+    /// The windows that are being restored while the next one is read.
+    pub(crate) running: VecDeque<AbortOnDropHandle<Result<(), PipelineError>>>,
 }
 
 impl Laying {
     pub(crate) fn new(survey: Arc<Survey>, leaves: LeafReader, fetcher: Fetcher, sweep: Option<Sweep>) -> Laying {
         let target = Arc::clone(&fetcher.target);
         let (window, directories) = (Window::default(), Vec::new());
-        Laying { target, survey, leaves, fetcher, sweep, window, directories, running: None }
+        Laying { target, survey, leaves, fetcher, sweep, window, directories, running: VecDeque::new() }
     }
 
     /// Lays everything that was chosen; `reader` reads the tree, `tree` makes more of its kind.
@@ -57,7 +60,7 @@ impl Laying {
             }
         }
         self.restore_window().await?;
-        self.wait().await?;
+        self.wait_for(0).await?;
         if self.survey.specials > 0 {
             special::lay(&self.fetcher, &self.survey, tree()).await?;
         }
@@ -142,27 +145,35 @@ impl Laying {
         Ok(())
     }
 
-    /// Starts the window that was collected once the one before it is done: one is restored while the next is read, and what
-    /// both write comes in order.
+    /// Starts the window that was collected. The one before it may still be at work, unless both write into one file, or what is
+    /// there has to be looked at first.
     async fn restore_window(&mut self) -> Result<(), PipelineError> {
-        let window = std::mem::take(&mut self.window);
+        let mut window = std::mem::take(&mut self.window);
         if window.is_empty() {
             return Ok(());
         }
-        self.wait().await?;
+        let beside = if window.stands_alone() && !self.target.existing { AT_ONCE - 1 } else { 0 };
+        self.wait_for(beside).await?;
+        let directories = std::mem::take(&mut window.directories);
+        if !directories.is_empty() {
+            let target = Arc::clone(&self.target);
+            let create = move || directories.iter().try_for_each(|path| target.create_directory(path));
+            self.fetcher.blocking(create).await?;
+        }
         let fetcher = self.fetcher.clone();
         let running = tokio::spawn(async move { fetcher.restore(window).await });
-        self.running = Some(AbortOnDropHandle::new(running));
+        self.running.push_back(AbortOnDropHandle::new(running));
         Ok(())
     }
 
-    async fn wait(&mut self) -> Result<(), PipelineError> {
-        match self.running.take() {
-            None => Ok(()),
-            Some(running) => running
-                .await
-                .unwrap_or_else(|error| Err(PipelineError::Defect(format!("a window of a restore: {error}")))),
+    /// Waits until at most so many windows are at work, the oldest first.
+    async fn wait_for(&mut self, left: usize) -> Result<(), PipelineError> {
+        while self.running.len() > left {
+            let Some(running) = self.running.pop_front() else { break };
+            let ended = running.await;
+            ended.unwrap_or_else(|error| Err(PipelineError::Defect(format!("a window of a restore: {error}"))))?;
         }
+        Ok(())
     }
 
     async fn end(self) -> Result<(), PipelineError> {

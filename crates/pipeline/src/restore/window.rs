@@ -88,6 +88,11 @@ impl Window {
             || self.zeros.len() >= EXTENTS_MAX
     }
 
+    /// Nothing in it was begun in an earlier window.
+    pub(crate) fn stands_alone(&self) -> bool {
+        self.files.first().is_none_or(|file| file.begins)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.files.is_empty() && self.directories.is_empty()
     }

@@ -19,8 +19,14 @@ mod trees;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use breakwater_crypto::{Suite, sha256};
+use breakwater_core::SourceUid;
+use breakwater_crypto::{RecipientKey, Suite, sha256};
+use breakwater_repository::regions::Role;
+use breakwater_repository::{Access, CreateOptions, Place, Repository};
+use breakwater_runtime::{SystemClock, SystemEntropy};
+use breakwater_storage::Storage;
 use serde_json::{Value, json};
 
 use lab::Lab;
@@ -59,13 +65,39 @@ async fn write(to: &Path, suite: Suite, codec: &str) {
     let written = log::write(&mut lab).await;
     let piece = |(branch, start, end)| json!([branch, start, end, digest(&written.bytes(branch, start, end))]);
     let log: Vec<Value> = written.readable().into_iter().map(piece).collect();
-    let about = json!({"suite": suite, "source": lab.source, "snapshots": snapshots, "log": log});
+    keep(to, &lab, &json!({"suite": suite, "source": lab.source, "snapshots": snapshots, "log": log}));
+}
 
+/// A repository in which a second source leans on what a restorer vouches for of the first.
+async fn write_leaning(to: &Path, suite: Suite, codec: &str) {
+    let options = CreateOptions { suite, verified_chunks: true, ..CreateOptions::default() };
+    let mut lab = Lab::with_options(1, options, codec.parse().unwrap()).await;
+    let mut snapshots = BTreeMap::new();
+    let tree = trees::documents(LONG);
+    let first = lab.backup(&tree).await.manifest;
+    let places = vec![Place::new("r0", Role::Sync, Storage::file_system(&lab.region(0)).unwrap())];
+    let key = RecipientKey::read(&lab.path("key")).unwrap();
+    let recipient =
+        Repository::open(places, Access::Recipient(key), Arc::new(SystemClock), Arc::new(SystemEntropy)).await.unwrap();
+    let of = (first.snapshot, first.session);
+    assert!(recipient.vouch(first.source.uid, of, &|_| ()).await.unwrap().packs > 0);
+    lab.turn_to(SourceUid::from_bytes([8; 16]), "copy").await;
+    let later = trees::documents_later(&tree, LONG);
+    let second = lab.backup(&later).await.manifest;
+    assert!(!second.leans.is_empty());
+    for (manifest, tree) in [(&first, &tree), (&second, &later)] {
+        snapshots.insert(manifest.snapshot.to_string(), expected(tree));
+    }
+    keep(to, &lab, &json!({"suite": suite, "source": lab.source, "snapshots": snapshots, "log": []}));
+}
+
+/// Copies a repository with its keys, and says what it must give back.
+fn keep(to: &Path, lab: &Lab, about: &Value) {
     std::fs::create_dir_all(to).unwrap();
     for key in ["key", "recovery", "writer"] {
         std::fs::copy(lab.path(key), to.join(key)).unwrap();
     }
-    std::fs::write(to.join("expected.json"), serde_json::to_vec_pretty(&about).unwrap()).unwrap();
+    std::fs::write(to.join("expected.json"), serde_json::to_vec_pretty(about).unwrap()).unwrap();
     let region = lab.region(0);
     for name in lab.objects(&region) {
         let target = to.join("region").join(&name);
@@ -87,4 +119,5 @@ async fn main() {
     for (suite, codec) in EACH {
         write(&to.join(suite.word()), suite, codec).await;
     }
+    write_leaning(&to.join("verified-chunks"), Suite::Standard, "zstd:3").await;
 }

@@ -14,6 +14,7 @@ use breakwater_repository::format::Compression;
 use breakwater_repository::format::manifest::{ManifestSource, SnapshotSession};
 use breakwater_repository::format::open::SourceRecord;
 use breakwater_repository::regions::{RegionOptions, RegionSet, Role};
+use breakwater_repository::verified::VerifiedSet;
 use breakwater_repository::{
     Access, BackupSession, CreateOptions, Place, RegionWriter, Repository, Selector, SessionIntent,
 };
@@ -53,6 +54,11 @@ impl Lab {
 
     /// A repository of this suite, whose backups are compressed like this.
     pub(crate) async fn with(regions: usize, suite: Suite, compression: Compression) -> Lab {
+        Lab::with_options(regions, CreateOptions { suite, ..CreateOptions::default() }, compression).await
+    }
+
+    /// A repository made with these options, but for its sizes.
+    pub(crate) async fn with_options(regions: usize, options: CreateOptions, compression: Compression) -> Lab {
         assert_python();
         let dir = tempfile::tempdir().unwrap();
         let (mut places, mut faults) = (Vec::new(), Vec::new());
@@ -63,12 +69,7 @@ impl Lab {
             faults.push(fault);
         }
         let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
-        let options = CreateOptions {
-            extent_size: u32::try_from(EXTENT).unwrap(),
-            pack_size: 1 << 20,
-            suite,
-            ..CreateOptions::default()
-        };
+        let options = CreateOptions { extent_size: u32::try_from(EXTENT).unwrap(), pack_size: 1 << 20, ..options };
         let created = Repository::create(places.clone(), options, clock.clone(), entropy.clone()).await.unwrap();
         created.key.write_new(&dir.path().join("key")).unwrap();
         created.recovery_key.write_new(&dir.path().join("recovery")).unwrap();
@@ -76,17 +77,30 @@ impl Lab {
         let writer = Repository::open(places, Access::Writer(created.writer_key), clock, entropy).await.unwrap();
         let set = region_set(&writer);
         let (fresh, source) = (AtomicUsize::new(0), SourceUid::from_bytes([7; 16]));
-        let lab = Lab { dir, fresh, writer, faults, set, source, compression };
+        let mut lab = Lab { dir, fresh, writer, faults, set, source, compression };
+        lab.turn_to(source, "orders").await;
+        lab
+    }
+
+    /// From now on backups are of this source.
+    pub(crate) async fn turn_to(&mut self, source: SourceUid, name: &str) {
+        self.source = source;
         let record = SourceRecord {
-            uid: lab.source,
-            name: "orders".to_owned(),
+            uid: source,
+            name: name.to_owned(),
             engine: "tree".to_owned(),
             identity: "1".to_owned(),
             domain: DomainName::new("default").unwrap(),
             created: SystemClock.now(),
         };
-        lab.writer.ensure_source(&lab.region_writer(), &record).await.unwrap();
-        lab
+        self.writer.ensure_source(&self.region_writer(), &record).await.unwrap();
+    }
+
+    /// What restorers vouch for of other sources.
+    async fn verified(&self) -> Vec<VerifiedSet> {
+        let mut verified = self.writer.verified_sets().await.unwrap();
+        verified.retain(|set| set.lean.source != self.source);
+        verified
     }
 
     /// As after a restart of the process: what was in memory is gone.
@@ -141,7 +155,7 @@ impl Lab {
             attempt: Attempt(1),
             bases,
             adopts: Vec::new(),
-            leans: Vec::new(),
+            leans: self.verified().await.iter().map(|set| set.lean).collect(),
         };
         BackupSession::begin(&self.writer, &self.region_writer(), self.source, intent).await.unwrap()
     }
@@ -159,7 +173,7 @@ impl Lab {
             source: ManifestSource { uid: self.source, name: "orders".to_owned(), engine: "tree".to_owned() },
             scheduled: None,
             base,
-            verified: Vec::new(),
+            verified: self.verified().await,
             budget: ByteBudget::new(48 << 20),
             compression: self.compression,
             uploads: 0,

@@ -204,3 +204,129 @@ fn bad(error: FormatError) -> PipelineError {
         source: Box::new(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use breakwater_core::{Attributes, SessionId, Timestamp};
+    use breakwater_repository::format::tree::TreeEncoder;
+    use breakwater_repository::format::{Codec, PackId};
+
+    use super::*;
+
+    /// Frames by number, which is the first byte of their ids; those that are missing cannot be read.
+    #[derive(Default)]
+    struct Stored {
+        frames: HashMap<u8, Vec<u8>>,
+        asked: Mutex<Vec<Vec<u8>>>,
+    }
+
+    #[async_trait::async_trait]
+    impl Frames for Stored {
+        async fn frames(&self, _: Class, locations: &[FrameLocation]) -> Result<Vec<Bytes>, PipelineError> {
+            let numbers: Vec<u8> = locations.iter().map(|location| location.id.0[0]).collect();
+            self.asked.lock().unwrap().push(numbers.clone());
+            let frame = |number| self.frames.get(number).cloned().map(Bytes::from);
+            let found: Option<Vec<Bytes>> = numbers.iter().map(frame).collect();
+            found.ok_or_else(|| PipelineError::Defect("gone".to_owned()))
+        }
+    }
+
+    impl Stored {
+        fn asked(&self) -> Vec<Vec<u8>> {
+            std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
+        }
+    }
+
+    fn location(number: u8, pack: u32, plain: u32) -> FrameLocation {
+        let pack = PackId { session: SessionId::from_bytes([1; 16]), number: pack };
+        let mut id = [0; 32];
+        id[0] = number;
+        FrameLocation { pack, offset: 128, stored: 10, plain, codec: Codec::None, id: ChunkId(id) }
+    }
+
+    fn part(number: u8, pack: u32, plain: u32) -> LeafRef {
+        LeafRef { leaf: location(number, pack, plain), first: 0, count: 1 }
+    }
+
+    /// A leaf with one extent, whose length is the number.
+    fn leaf_of(number: u8) -> Vec<u8> {
+        leaf::encode(&[Extent::Zeros { id: ChunkId([0; 32]), plain: number.into() }]).unwrap()
+    }
+
+    async fn length(leaves: &mut LeafReader, part: &LeafRef, next: &[LeafRef]) -> Result<u32, PipelineError> {
+        leaves.extents(part, next.iter()).await.map(|extents| extents[0].plain())
+    }
+
+    #[tokio::test]
+    async fn leaves_of_one_pack_that_come_soon_are_read_together() {
+        let frames = (1..=4).map(|number| (number, leaf_of(number))).collect();
+        let stored = Arc::new(Stored { frames, ..Stored::default() });
+        let mut leaves = LeafReader::new(stored.clone());
+        let parts = [part(1, 0, 100), part(1, 0, 100), part(2, 7, 100), part(3, 0, 100), part(4, 0, 2 << 20)];
+        for (number, part) in parts.iter().enumerate() {
+            let next = parts.get(number + 1..).unwrap_or_default();
+            assert_eq!(length(&mut leaves, part, next).await.unwrap(), u32::from(part.leaf.id.0[0]));
+        }
+        assert_eq!(stored.asked(), [vec![1, 3], vec![2], vec![4]], "another pack, and one too large to read ahead");
+        assert!(leaves.at_hand.len() <= 2, "what is not needed any more is let go");
+    }
+
+    #[tokio::test]
+    async fn a_leaf_that_is_gone_fails_only_whoever_needs_it() {
+        let stored = Arc::new(Stored { frames: HashMap::from([(1, leaf_of(1))]), ..Stored::default() });
+        let mut leaves = LeafReader::new(stored.clone());
+        let gone = part(2, 0, 100);
+        assert_eq!(length(&mut leaves, &part(1, 0, 100), &[gone]).await.unwrap(), 1);
+        assert_eq!(stored.asked(), [vec![1, 2], vec![1]]);
+        length(&mut leaves, &gone, &[]).await.unwrap_err();
+    }
+
+    fn frame(names: &[&str]) -> Vec<u8> {
+        let mut encoder = TreeEncoder::default();
+        for name in names {
+            let entry = TreeEntry {
+                path: name.as_bytes().to_vec(),
+                kind: TreeKind::Directory,
+                mode: 0o755,
+                uid: 0,
+                gid: 0,
+                mtime: Timestamp(0),
+                last: false,
+                attributes: Attributes::default(),
+                stamp: None,
+                changed: false,
+            };
+            assert!(encoder.push(&entry).unwrap().is_none());
+        }
+        encoder.finish().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_tree_is_read_one_frame_ahead_and_an_error_waits_for_its_turn() {
+        let frames = HashMap::from([(1, frame(&["a", "b"])), (2, frame(&["c"]))]);
+        let stored = Arc::new(Stored { frames, ..Stored::default() });
+        let tree: Vec<FrameLocation> = (1..=4).map(|number| location(number, 0, 100)).collect();
+        let mut reader = TreeReader::new(stored.clone(), &tree);
+        let mut names = Vec::new();
+        for _ in 0..3 {
+            names.push(reader.next().await.unwrap().unwrap().path);
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(names, [b"a", b"b", b"c"]);
+        assert_eq!(stored.asked(), [[1], [2], [3]], "not more than one ahead");
+        reader.next().await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn frames_out_of_order_are_refused() {
+        let frames = HashMap::from([(1, frame(&["b"])), (2, frame(&["a"]))]);
+        let mut reader = TreeReader::new(
+            Arc::new(Stored { frames, ..Stored::default() }),
+            &[location(1, 0, 100), location(2, 0, 100)],
+        );
+        reader.next().await.unwrap().unwrap();
+        reader.next().await.unwrap_err();
+    }
+}

@@ -1,18 +1,33 @@
 //! The tree of all entries, early and late ones, as frames of structure.
 
-use std::collections::{HashSet, VecDeque};
-use std::thread::ScopedJoinHandle;
+use std::collections::HashSet;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::Scope;
 
 use breakwater_engine::Unreadable;
 use breakwater_repository::format::tree::TreeEncoder;
 use breakwater_repository::format::{Class, FormatError, FrameLocation};
 
+use super::compress::Encoder;
 use super::spool::{Spooled, merged};
-use super::structure::{Prepared, StructurePacks, structure_encoder};
+use super::structure::{Naming, Prepared, StructurePacks, structure_encoder};
 use crate::PipelineError;
 
-/// Frames of the tree that are named and compressed at once.
-const AT_ONCE: usize = 2;
+/// Threads that name and compress frames of the tree. Each takes a frame at a time, so that memory does not grow with the tree.
+const LANES: usize = 2;
+
+/// A thread that prepares one frame after the other.
+struct Lane {
+    frames: SyncSender<Vec<u8>>,
+    prepared: Receiver<Result<Prepared<'static>, PipelineError>>,
+}
+
+/// The lanes in turn: what went in first comes out first.
+struct Lanes {
+    lanes: Vec<Lane>,
+    sent: usize,
+    received: usize,
+}
 
 /// Writes the tree. Frames that the base has too are referred to. Further names of files that are `left_out` are left out
 /// too, and noted. Blocks the thread.
@@ -26,42 +41,95 @@ pub(crate) fn write_tree(
 ) -> Result<Vec<FrameLocation>, PipelineError> {
     let naming = &structure.naming();
     std::thread::scope(|scope| {
-        let prepare = |frame: Vec<u8>| {
-            scope.spawn(move || {
-                let mut encoder = structure_encoder()?;
-                naming.prepare(Class::Tree, &frame, base, &mut encoder).map(Prepared::into_owned)
-            })
-        };
+        let lanes = (0..LANES).map(|_| Lane::start(scope, naming, base)).collect();
+        let mut lanes = Lanes { lanes, sent: 0, received: 0 };
         let mut encoder = TreeEncoder::default();
-        let (mut ahead, mut tree) = (VecDeque::new(), Vec::new());
+        let mut tree = Vec::new();
         while let Some(line) = merged(&mut early, &mut late)? {
             if line.target.is_some_and(|target| left_out.contains(&target)) {
                 unreadable.note(line.path, "the file that it is another name of could not be read");
                 continue;
             }
             if let Some(frame) = encoder.push_line(&line.path, line.is_symlink, &line.bytes).map_err(bad)? {
-                ahead.push_back(prepare(frame));
-                if ahead.len() > AT_ONCE {
-                    tree.extend(place(structure, ahead.pop_front())?);
+                if lanes.are_busy() {
+                    tree.extend(lanes.next(structure)?);
                 }
+                lanes.take(frame)?;
             }
         }
-        ahead.extend(encoder.finish().map(prepare));
-        while !ahead.is_empty() {
-            tree.extend(place(structure, ahead.pop_front())?);
+        if let Some(frame) = encoder.finish() {
+            if lanes.are_busy() {
+                tree.extend(lanes.next(structure)?);
+            }
+            lanes.take(frame)?;
+        }
+        while let Some(location) = lanes.next(structure)? {
+            tree.push(location);
         }
         Ok(tree)
     })
 }
 
-fn place(
-    structure: &mut StructurePacks,
-    prepared: Option<ScopedJoinHandle<'_, Result<Prepared<'static>, PipelineError>>>,
-) -> Result<Option<FrameLocation>, PipelineError> {
-    let Some(prepared) = prepared else { return Ok(None) };
-    let prepared =
-        prepared.join().map_err(|_| PipelineError::Defect("a thread that writes the tree ended".to_owned()))?;
-    structure.put_prepared(prepared?).map(Some)
+impl Lane {
+    fn start<'scope, 'env>(
+        scope: &'scope Scope<'scope, 'env>,
+        naming: &'env Naming,
+        base: &'env [FrameLocation],
+    ) -> Lane {
+        let (frames, input) = sync_channel::<Vec<u8>>(1);
+        let (output, prepared) = sync_channel(1);
+        scope.spawn(move || {
+            let mut encoder = None;
+            for frame in input {
+                let prepared = prepare(naming, base, &frame, &mut encoder);
+                // Nobody wants it any more: the run has failed.
+                if output.send(prepared).is_err() {
+                    return;
+                }
+            }
+        });
+        Lane { frames, prepared }
+    }
+}
+
+fn prepare(
+    naming: &Naming,
+    base: &[FrameLocation],
+    frame: &[u8],
+    encoder: &mut Option<Encoder>,
+) -> Result<Prepared<'static>, PipelineError> {
+    let encoder = match encoder {
+        Some(encoder) => encoder,
+        None => encoder.insert(structure_encoder()?),
+    };
+    naming.prepare(Class::Tree, frame, base, encoder).map(Prepared::into_owned)
+}
+
+impl Lanes {
+    fn are_busy(&self) -> bool {
+        self.sent - self.received >= self.lanes.len()
+    }
+
+    fn take(&mut self, frame: Vec<u8>) -> Result<(), PipelineError> {
+        let lane = self.lanes.get(self.sent % LANES);
+        self.sent += 1;
+        lane.and_then(|lane| lane.frames.send(frame).ok()).ok_or_else(ended)
+    }
+
+    /// Where the oldest frame was put; `None` when all were.
+    fn next(&mut self, structure: &mut StructurePacks) -> Result<Option<FrameLocation>, PipelineError> {
+        if self.received == self.sent {
+            return Ok(None);
+        }
+        let lane = self.lanes.get(self.received % LANES);
+        self.received += 1;
+        let prepared = lane.and_then(|lane| lane.prepared.recv().ok()).ok_or_else(ended)?;
+        structure.put_prepared(prepared?).map(Some)
+    }
+}
+
+fn ended() -> PipelineError {
+    PipelineError::Defect("a thread that writes the tree ended".to_owned())
 }
 
 fn bad(error: FormatError) -> PipelineError {

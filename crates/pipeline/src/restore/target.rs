@@ -512,6 +512,10 @@ mod tests {
         std::os::unix::fs::symlink(outside.path().join("new"), inside.path().join("link")).unwrap();
         target.link_at(&file, &root, OsStr::new("link"), b"link").unwrap_err();
         target.link_at(&file, &root, &name, b"a").unwrap_err();
+        // As for somebody who may not name a descriptor.
+        target.links_descriptors.store(false, Ordering::Relaxed);
+        target.link_at(&file, &root, OsStr::new("by-path"), b"by-path").unwrap();
+        assert_eq!(std::fs::read(inside.path().join("by-path")).unwrap(), b"whole");
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
         let replaces = open(inside.path(), true).create_nameless(&root, b"a").unwrap();
         assert!(replaces.is_none(), "only a rename replaces what is there");

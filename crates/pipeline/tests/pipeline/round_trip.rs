@@ -32,6 +32,24 @@ async fn a_tree_comes_back_as_it_was() {
     assert_eq!(report.served.keys().collect::<Vec<_>>(), ["r0"]);
 }
 
+/// More files than a restore keeps in mind after its first look, and than it lays at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tree_of_very_many_files_comes_back() {
+    let lab = Lab::new(1).await;
+    let mut tree = Tree::default();
+    for directory in 0..34_u8 {
+        tree.directory(&format!("d{directory:02}"));
+        for number in 0..1000 {
+            tree.file(&format!("d{directory:02}/{number:03}"), vec![directory + 1; number % 7]);
+        }
+    }
+    let first = lab.backup(FakeSession::new(&tree)).await;
+    let second = lab.backup(FakeSession::new(&tree)).await;
+    assert_eq!((second.totals.new, &second.manifest.tree), (0, &first.manifest.tree));
+    let (restored, _) = lab.restore(&first.manifest).await;
+    assert_eq!(restored, tree);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unchanged_tree_stores_no_content_and_refers_to_its_leaves() {
     let lab = Lab::new(1).await;

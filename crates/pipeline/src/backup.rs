@@ -337,7 +337,7 @@ async fn read(
     let (lies, doubtful) = (context.lies.warning(), context.lies.found());
     let forgotten = context.known.warning();
     let Ending { mut figures, tree, references, stored: structure_stored } =
-        blocking(move || end(assembler, early, figures, &context, &tree_of_base)).await?;
+        blocking(move || end(assembler, early, figures, context, &tree_of_base)).await?;
     drop(own);
 
     figures.unreadable.add(unreadable);
@@ -429,11 +429,13 @@ fn end(
     assembler: Assembler<StructurePacks>,
     early: Spooled,
     figures: Figures,
-    context: &Context,
+    context: Arc<Context>,
     base: &[FrameLocation],
 ) -> Result<Ending, PipelineError> {
     let (mut structure, late, late_figures) = assembler.finish()?;
     context.packer.finish()?;
+    // What is known of chunks is not asked any more, and makes room for the tree.
+    drop(context);
     let mut figures = figures.with(late_figures);
     let left_out = std::mem::take(&mut figures.left_out);
     let tree = ending::write_tree(&mut structure, early, late, base, &left_out, &mut figures.unreadable)?;

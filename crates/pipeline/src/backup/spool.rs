@@ -13,7 +13,7 @@ use tempfile::SpooledTempFile;
 use crate::PipelineError;
 
 /// Bytes kept in memory before a file is used.
-const IN_MEMORY: usize = 4 << 20;
+const IN_MEMORY: usize = 1 << 20;
 
 /// Bytes that are written at once.
 const PIECE: usize = 64 << 10;

@@ -1,7 +1,6 @@
 //! One look at an entry: everything that one `statx` tells.
 
 use std::ffi::CStr;
-use std::fmt::Write as _;
 use std::os::fd::BorrowedFd;
 
 use breakwater_core::{DeviceNumber, Timestamp};
@@ -119,10 +118,7 @@ impl Identity {
     pub(crate) fn stamp(&self, generation: u64) -> String {
         let Identity { device, inode, size, mtime, ctime } = self;
         let nanos = |moment: &Moment| i128::from(moment.0) * 1_000_000_000 + i128::from(moment.1);
-        let mut stamp = String::with_capacity(80);
-        let parts = format_args!("{generation}:{device:x}:{inode:x}:{size:x}:{:x}:{:x}", nanos(mtime), nanos(ctime));
-        // Memory takes all of it.
-        stamp.write_fmt(parts).map_or(String::new(), |()| stamp)
+        format!("{generation}:{device:x}:{inode:x}:{size:x}:{:x}:{:x}", nanos(mtime), nanos(ctime))
     }
 }
 

@@ -15,6 +15,7 @@ use breakwater_repository::format::tree::{LeafRef, TreeDecoder, TreeEntry, TreeK
 use breakwater_repository::format::{Class, FormatError, FrameLocation};
 use bytes::Bytes;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::PipelineError;
 
@@ -92,7 +93,7 @@ impl TreeReader {
     /// Begins to read the next frame, unless it is on its way.
     fn read_ahead(&mut self) {
         if let Some(rest) = self.rest.take_if(|rest| !rest.tree.is_empty()) {
-            self.ahead = Some(AbortOnDropHandle::new(tokio::spawn(rest.next())));
+            self.ahead = Some(AbortOnDropHandle::new(tokio::spawn(rest.next().in_current_span())));
         }
     }
 }

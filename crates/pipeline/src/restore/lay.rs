@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 
 use breakwater_repository::format::tree::{LeafRef, TreeEntry, TreeKind, extent_count};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::attributes::Metadata;
 use super::extra::{self, Sweep};
@@ -161,7 +162,7 @@ impl Laying {
             self.fetcher.blocking(create).await?;
         }
         let fetcher = self.fetcher.clone();
-        let running = tokio::spawn(async move { fetcher.restore(window).await });
+        let running = tokio::spawn(async move { fetcher.restore(window).await }.in_current_span());
         self.running.push_back(AbortOnDropHandle::new(running));
         Ok(())
     }

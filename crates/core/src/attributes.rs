@@ -2,6 +2,9 @@
 //!
 //! Everything here is optional: an engine for a database leaves it empty, and an empty value leaves no trace on disk.
 
+/// Extended attributes as name and value, sorted by name, each name once.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// More metadata of an entry, for engines that protect file trees.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
@@ -11,8 +14,8 @@ pub struct Attributes {
     pub user: Option<String>,
     /// The group's name there.
     pub group: Option<String>,
-    /// Extended attributes as name and value, sorted by name, each name once. ACLs and capabilities are among them.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// ACLs and capabilities are among them.
+    pub xattrs: Xattrs,
     /// A file with holes, to be restored as holes.
     pub sparse: bool,
     /// When the file was made, in microseconds, where the file system knows. Nothing can put it back; it is for people.

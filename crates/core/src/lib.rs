@@ -13,7 +13,7 @@ pub mod place;
 pub mod point;
 pub mod unit;
 
-pub use attributes::{Attributes, DeviceNumber};
+pub use attributes::{Attributes, DeviceNumber, Xattrs};
 pub use clock::{Clock, Entropy};
 pub use error::{Chain, ErrorClass};
 pub use id::{

@@ -6,11 +6,13 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use breakwater_core::Xattrs;
 use breakwater_engine::{EngineError, EngineErrorKind, ExtentReader, ReadExtent, Settled};
 use rustix::io::Errno;
 
 use crate::beneath;
 use crate::look::{self, Identity, Kind};
+use crate::xattrs;
 
 /// Reads one file beneath a root.
 #[derive(Debug)]
@@ -110,6 +112,11 @@ impl ExtentReader for FileReader {
         let size = look::of(file.as_fd()).map_err(|error| self.failed("look at", error))?.identity.size;
         let data = self.data_from(&file, offset)?.unwrap_or(size);
         Ok(data.min(size).saturating_sub(offset))
+    }
+
+    fn xattrs(&self) -> Result<Option<Xattrs>, EngineError> {
+        let file = self.file()?;
+        xattrs::of(file.as_fd()).map(Some).map_err(|error| self.failed("read the attributes of", error))
     }
 
     fn settle(&self) -> Result<Settled, EngineError> {

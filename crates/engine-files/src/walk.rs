@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use breakwater_core::Attributes;
+use breakwater_core::{Attributes, Xattrs};
 use breakwater_engine::{Chunking, Entry, EntryKind, Unreadable};
 use rustix::fs::readlinkat;
 use rustix::io::Errno;
@@ -23,7 +23,7 @@ use crate::marker::Marks;
 use crate::names::Names;
 use crate::reader::FileReader;
 use crate::roots::{OpenRoot, is_open_region};
-use crate::xattrs::{XattrReader, Xattrs};
+use crate::xattrs::XattrReader;
 
 /// Directories kept open; deeper trees open the upper ones again when they come back to them.
 const OPEN_MAX: usize = 64;
@@ -191,7 +191,9 @@ impl Walk {
             self.findings.account.note(reason, &path, bytes);
             return None;
         }
-        let xattrs = match self.xattrs.read(directory, &name) {
+        // A file with content and one name has them read through its reader, if at all.
+        let later = look.kind == Kind::File && look.links == 1 && look.identity.size > 0;
+        let xattrs = match if later { Ok(Xattrs::new()) } else { self.xattrs.read(directory, &name) } {
             Ok(xattrs) => xattrs,
             Err(Errno::NOENT) => return None,
             Err(error) => {

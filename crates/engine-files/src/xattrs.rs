@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use rustix::fs::{lgetxattr, llistxattr};
+use breakwater_core::Xattrs;
+use rustix::fs::{fgetxattr, flistxattr, lgetxattr, llistxattr};
 use rustix::io::Errno;
 
 /// All attributes of one entry at most; the file systems that keep more are exotic.
@@ -15,8 +16,8 @@ const TOTAL_MAX: usize = 1 << 20;
 /// The kernel's own bounds for a list of names and for one value.
 const KERNEL_MAX: usize = 64 << 10;
 
-/// Attributes as name and value, sorted by name.
-pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+/// Bytes of names that most files do not exceed.
+const FEW: usize = 512;
 
 /// Reads attributes through `/proc`, which leads to a directory that is open already, so nothing on the way is looked up
 /// again.
@@ -56,25 +57,52 @@ impl XattrReader {
             Ok(length) => self.buffer.get(..length).unwrap_or_default().to_vec(),
             Err(error) => return Err(error),
         };
-        let (mut found, mut total) = (Xattrs::new(), 0);
-        for name in listed.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-            match lgetxattr(path.as_slice(), name, self.buffer.as_mut_slice()) {
-                Ok(length) => {
-                    total += name.len() + length;
-                    if total > TOTAL_MAX {
-                        return Err(Errno::TOOBIG);
-                    }
-                    found.push((name.to_vec(), self.buffer.get(..length).unwrap_or_default().to_vec()));
-                }
-                // Removed meanwhile, or listed by a file system that does not show it to us.
-                Err(Errno::NODATA | Errno::NOTSUP) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        found.sort();
-        found.dedup_by(|one, other| one.0 == other.0);
-        Ok(found)
+        let path = path.as_slice();
+        values(&listed, &mut self.buffer, |name, buffer| lgetxattr(path, name, buffer))
     }
+}
+
+/// The attributes of what `file` has open.
+pub(crate) fn of(file: BorrowedFd<'_>) -> Result<Xattrs, Errno> {
+    let mut few = [0; FEW];
+    let listed = match flistxattr(file, few.as_mut_slice()) {
+        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Ok(length) => few.get(..length).unwrap_or_default().to_vec(),
+        Err(Errno::RANGE) => {
+            let mut many = vec![0; KERNEL_MAX];
+            let length = flistxattr(file, many.as_mut_slice())?;
+            many.truncate(length);
+            many
+        }
+        Err(error) => return Err(error),
+    };
+    values(&listed, &mut vec![0; KERNEL_MAX], |name, buffer| fgetxattr(file, name, buffer))
+}
+
+/// The values of the attributes whose names are `listed`, each with a zero byte at its end.
+fn values(
+    listed: &[u8],
+    buffer: &mut [u8],
+    get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
+) -> Result<Xattrs, Errno> {
+    let (mut found, mut total) = (Xattrs::new(), 0);
+    for name in listed.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        match get(name, buffer) {
+            Ok(length) => {
+                total += name.len() + length;
+                if total > TOTAL_MAX {
+                    return Err(Errno::TOOBIG);
+                }
+                found.push((name.to_vec(), buffer.get(..length).unwrap_or_default().to_vec()));
+            }
+            // Removed meanwhile, or listed by a file system that does not show it to us.
+            Err(Errno::NODATA | Errno::NOTSUP) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    found.sort();
+    found.dedup_by(|one, other| one.0 == other.0);
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -99,6 +127,12 @@ mod tests {
         let found: Xattrs = reader.read(open.as_fd(), c"f").unwrap();
         let ours: Vec<_> = found.into_iter().filter(|(name, _)| name.starts_with(b"user.")).collect();
         assert_eq!(ours, [(b"user.a".to_vec(), Vec::new()), (b"user.b".to_vec(), b"2\0\xFF".to_vec())]);
+        let file = File::open(&path).unwrap();
+        assert_eq!(of(file.as_fd()).unwrap(), reader.read(open.as_fd(), c"f").unwrap(), "both ways");
+        let many: Vec<String> = (0..60).map(|number| format!("user.a-rather-long-name-{number:03}")).collect();
+        many.iter().for_each(|name| setxattr(&path, name.as_str(), b"x", XattrFlags::empty()).unwrap());
+        assert!(of(file.as_fd()).unwrap().len() >= 62);
+        assert_eq!(of(file.as_fd()).unwrap(), reader.read(open.as_fd(), c"f").unwrap(), "more than a few");
         let of_link = reader.read(open.as_fd(), c"l").unwrap();
         assert!(of_link.iter().all(|(name, _)| !name.starts_with(b"user.")));
         assert_eq!(reader.read(open.as_fd(), c"none").unwrap_err(), Errno::NOENT);

@@ -2,6 +2,8 @@
 
 use std::fmt::Debug;
 
+use breakwater_core::Xattrs;
+
 use crate::EngineError;
 
 /// The answer of one read.
@@ -42,6 +44,14 @@ pub trait ExtentReader: Send + Sync + Debug {
     fn zeros_at(&self, offset: u64) -> Result<u64, EngineError> {
         let _ = offset;
         Ok(0)
+    }
+
+    /// The extended attributes, where the listing did not bring them: reading them through the open file is cheaper, and those of
+    /// a file that did not change since the base, by its stamp, are the base's. Asked once, after the last byte was read and
+    /// before [`settle`](Self::settle), and only of a file that has content and is read; so whoever gives a stamp stands for
+    /// the attributes too.
+    fn xattrs(&self) -> Result<Option<Xattrs>, EngineError> {
+        Ok(None)
     }
 
     /// Says, after the last byte was read, whether all that was read since the first byte is one state of the file. Lets

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use breakwater_core::Xattrs;
 use breakwater_engine::{EngineErrorKind, EntryKind, ExtentReader, Settled};
+
+use rustix::fs::{XattrFlags, setxattr};
 
 use crate::kit::{Lab, Taken, noise, sparse};
 
@@ -27,6 +30,36 @@ async fn a_file_that_changes_while_it_is_read_is_read_again() {
     assert_eq!(reader.read_at(0, &mut buffer).unwrap().length, 27);
     assert_eq!(reader.settle().unwrap(), Settled::Stable, "the second reading was undisturbed");
     assert_eq!(&buffer[..27], b"grown, cut, or written over");
+}
+
+#[tokio::test]
+async fn attributes_come_with_the_content_and_belong_to_the_same_state() {
+    let lab = Lab::new();
+    let root = lab.root("docs");
+    let colour = |value: &str| vec![(b"user.colour".to_vec(), value.as_bytes().to_vec())];
+    let paint = |name: &str, value: &str| {
+        setxattr(root.join(name), "user.colour", value.as_bytes(), XattrFlags::empty()).unwrap();
+    };
+    std::fs::write(root.join("f"), "content").unwrap();
+    std::fs::write(root.join("empty"), "").unwrap();
+    for name in ["f", "empty"] {
+        paint(name, "blue");
+    }
+    let taken = lab.take(&lab.settings(&["docs"]), None).await;
+    let users = |xattrs: &Xattrs| {
+        let users = xattrs.iter().filter(|(name, _)| name.starts_with(b"user."));
+        users.cloned().collect::<Xattrs>()
+    };
+    assert_eq!(users(&taken.entry("docs/empty").attributes.xattrs), colour("blue"), "nobody opens an empty file");
+    let reader = reader(&taken, "docs/f");
+    let mut buffer = [0; 7];
+    reader.read_at(0, &mut buffer).unwrap();
+    assert_eq!(users(&reader.xattrs().unwrap().unwrap()), colour("blue"));
+    paint("f", "green");
+    assert_eq!(reader.settle().unwrap(), Settled::Changed { size: 7 }, "a stamp stands for the attributes too");
+    reader.read_at(0, &mut buffer).unwrap();
+    assert_eq!(users(&reader.xattrs().unwrap().unwrap()), colour("green"));
+    assert_eq!(reader.settle().unwrap(), Settled::Stable);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
-use breakwater_core::SessionId;
+use breakwater_core::{SessionId, Xattrs};
 use breakwater_engine::{Chunking, Unreadable};
 use breakwater_repository::format::leaf::{self, Extent};
 use breakwater_repository::format::tree::{LeafRef, TreeEntry, TreeKind};
@@ -52,6 +52,9 @@ pub(crate) struct FileDone {
     pub(crate) reading: Reading,
 }
 
+/// The extended attributes that the reader of a file brought, if it brought any, or why it could not.
+pub(crate) type ReadXattrs = Result<Option<Xattrs>, String>;
+
 /// What reading an entry gave.
 #[derive(Debug)]
 pub(crate) enum Reading {
@@ -73,6 +76,7 @@ pub(crate) struct ContentDone {
     pub(crate) damaged: Vec<u64>,
     /// It changed whenever it was read.
     pub(crate) changed: bool,
+    pub(crate) attributes: ReadXattrs,
 }
 
 /// Extents of the large file begun last, stored or known.
@@ -203,9 +207,22 @@ impl<L: LeafStore> Assembler<L> {
             }
             Reading::Content(content) => {
                 (pending.extent_size, pending.changed) = (content.extent_size, content.changed);
+                self.attributes(&mut pending.meta, content.attributes);
                 self.damage(&pending.meta.path, content.damaged);
                 self.begin(pending, content.extents.len())?;
                 self.extents(content.extents, &content.base_leaves)
+            }
+        }
+    }
+
+    /// Without its attributes a file gets no stamp, so that the next backup tries to read them again.
+    fn attributes(&mut self, meta: &mut Meta, read: ReadXattrs) {
+        match read {
+            Ok(None) => {}
+            Ok(Some(xattrs)) => meta.attributes.xattrs = xattrs,
+            Err(reason) => {
+                meta.stamp = None;
+                self.figures.unreadable.note(meta.path.clone(), format!("its attributes: {reason}"));
             }
         }
     }
@@ -288,7 +305,7 @@ impl<L: LeafStore> Assembler<L> {
     }
 
     fn emit(&mut self, pending: Pending) -> Result<(), PipelineError> {
-        let Pending { meta, size, extent_size, leaves, mut changed, mut failed, large, .. } = pending;
+        let Pending { mut meta, size, extent_size, leaves, mut changed, mut failed, large, .. } = pending;
         if let Some(large) = large {
             failed = large.failure().map(str::to_owned);
             if large.change().is_some() && failed.is_none() {
@@ -297,6 +314,9 @@ impl<L: LeafStore> Assembler<L> {
                     return Ok(());
                 }
                 changed = true;
+            }
+            if failed.is_none() {
+                self.attributes(&mut meta, large.attributes());
             }
         }
         let Meta { path, mode, uid, gid, mtime, last, attributes, stamp, tolerant, kind } = meta;
@@ -437,7 +457,8 @@ mod tests {
             let extents = (0..*extents).map(|index| Extent::Stored(location(16, id ^ index)));
             if listed <= 1000 {
                 let (extents, base_leaves, damaged) = (extents.collect(), Vec::new(), Vec::new());
-                let content = ContentDone { extents, extent_size: EXTENT, base_leaves, damaged, changed: false };
+                let (changed, attributes) = (false, Ok(None));
+                let content = ContentDone { extents, extent_size: EXTENT, base_leaves, damaged, changed, attributes };
                 let file = FileDone { meta, reading: Reading::Content(content) };
                 assembler.accept(Done::Batch(vec![file])).unwrap();
                 continue;

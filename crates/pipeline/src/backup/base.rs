@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use breakwater_core::Chain;
+use breakwater_core::{Chain, Xattrs};
 use breakwater_repository::format::FrameLocation;
 use breakwater_repository::format::leaf::Extent;
 use breakwater_repository::format::tree::{LeafRef, TreeKind};
@@ -33,6 +33,7 @@ pub(crate) struct BaseFile {
     pub(crate) stamp: Option<String>,
     /// It was being changed when it was read.
     pub(crate) changed: bool,
+    pub(crate) xattrs: Xattrs,
 }
 
 impl BaseFile {
@@ -82,7 +83,7 @@ impl Base {
                 return Ok(match entry.kind {
                     TreeKind::File { size, extent, leaves } if extent == extent_size => {
                         let (parts, stamp, changed) = (leaves.into(), entry.stamp, entry.changed);
-                        Some(BaseFile { parts, size, stamp, changed })
+                        Some(BaseFile { parts, size, stamp, changed, xattrs: entry.attributes.xattrs })
                     }
                     _ => None,
                 });

@@ -111,13 +111,17 @@ impl<'a> Listing<'a> {
         self.push(Item { meta: meta(path, MetaKind::Other(other)), content: None }, 0).await
     }
 
-    async fn file(&mut self, meta: Meta, mut content: Content) -> Result<(), NobodyTakes> {
+    async fn file(&mut self, mut meta: Meta, mut content: Content) -> Result<(), NobodyTakes> {
         let chunked = content.chunking == Chunking::ContentDefined;
         let extent_size = if chunked { 0 } else { self.context.extent_size };
         let mut in_base = self.base.file(&meta.path, extent_size).await;
         content.kept = in_base.as_ref().is_some_and(|file| {
             file.stamp.is_some() && file.stamp == meta.stamp && !file.changed && file.size == content.listed
         });
+        if let Some(file) = in_base.as_mut().filter(|_| content.kept && meta.attributes.xattrs.is_empty()) {
+            // The stamp stands for them too.
+            meta.attributes.xattrs = std::mem::take(&mut file.xattrs);
+        }
         if content.kept && content.listed == 0 {
             in_base = None;
         }

@@ -8,7 +8,7 @@ use breakwater_engine::{Chunking, EngineError, ExtentReader, Settled};
 use breakwater_repository::format::Class;
 use breakwater_repository::format::leaf::{Extent, Patch};
 
-use super::assemble::{ContentDone, ExtentsDone, FileDone, Reading};
+use super::assemble::{ContentDone, ExtentsDone, FileDone, ReadXattrs, Reading};
 use super::compress::Encoder;
 use super::listing::changed_bytes;
 use super::pages::{Decision, Stretch, decide};
@@ -126,6 +126,9 @@ impl Context {
             Err(trouble) => return Err(trouble.into_error(&file.path)),
         };
         if file.done_with_one() && file.failure().is_none() {
+            if !file.kept {
+                file.note_attributes(attributes(file.reader.as_ref(), file.listed));
+            }
             match file.reader.settle() {
                 Ok(Settled::Stable) => {}
                 Ok(Settled::Changed { size }) => file.note_change(size),
@@ -155,29 +158,32 @@ impl Context {
         if content.kept {
             self.progress.kept(content.listed);
             let extents = content.base;
-            return Ok(ContentDone { extents, extent_size, base_leaves, damaged: Vec::new(), changed });
+            let (damaged, attributes) = (Vec::new(), Ok(None));
+            return Ok(ContentDone { extents, extent_size, base_leaves, damaged, changed, attributes });
         }
         let source = Source { path, reader: content.reader.as_ref(), sparse: content.sparse };
         let mut tries = 0;
-        let found = loop {
+        let (found, attributes) = loop {
             let found = if chunked {
                 self.chunks(&source, 0..content.listed, hands)?
             } else {
                 self.extents(&source, &content, hands)?
             };
+            let attributes = attributes(content.reader.as_ref(), content.listed);
             match content.reader.settle().map_err(|error| Trouble::File(0, error))? {
-                Settled::Stable => break found,
+                Settled::Stable => break (found, attributes),
                 Settled::Changed { size } => {
                     if tries == AGAIN {
                         changed = true;
-                        break found;
+                        break (found, attributes);
                     }
                     tries += 1;
                     (content.listed, content.changed) = (size, None);
                 }
             }
         };
-        Ok(ContentDone { extents: found.extents, extent_size, base_leaves, damaged: found.damaged, changed })
+        let Found { extents, damaged, .. } = found;
+        Ok(ContentDone { extents, extent_size, base_leaves, damaged, changed, attributes })
     }
 
     fn extents(&self, source: &Source<'_>, content: &Content, hands: &mut Hands) -> Tried<Found> {
@@ -457,6 +463,11 @@ impl Trouble {
             Trouble::Run(error) => error,
         }
     }
+}
+
+/// The attributes that the reader of a file of `size` bytes brings.
+fn attributes(reader: &dyn ExtentReader, size: u64) -> ReadXattrs {
+    if size == 0 { Ok(None) } else { reader.xattrs().map_err(|error| reason(&error)) }
 }
 
 fn source(file: &Large) -> Source<'_> {

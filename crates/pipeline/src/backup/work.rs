@@ -13,6 +13,8 @@ use breakwater_repository::format::leaf::Extent;
 use breakwater_repository::format::tree::TreeKind;
 use tokio::sync::mpsc;
 
+use super::assemble::ReadXattrs;
+
 /// Bytes of a large file with content-defined chunks that one thread reads in one go; a chunk ends there. What a shift moves
 /// across such an end costs one chunk of it.
 pub(crate) const SEGMENT: u64 = 64 << 20;
@@ -84,6 +86,9 @@ pub(crate) struct Large {
     changed: AtomicBool,
     /// Its size then.
     size: AtomicU64,
+    /// The base has the same file: its attributes are known.
+    pub(crate) kept: bool,
+    attributes: OnceLock<ReadXattrs>,
 }
 
 impl Large {
@@ -99,6 +104,8 @@ impl Large {
             failed: OnceLock::new(),
             changed: AtomicBool::new(false),
             size: AtomicU64::new(content.listed),
+            kept: content.kept,
+            attributes: OnceLock::new(),
         }
     }
 
@@ -114,6 +121,16 @@ impl Large {
 
     pub(crate) fn failure(&self) -> Option<&str> {
         self.failed.get().map(String::as_str)
+    }
+
+    pub(crate) fn note_attributes(&self, attributes: ReadXattrs) {
+        // They are read once.
+        drop(self.attributes.set(attributes));
+    }
+
+    /// What its reader brought.
+    pub(crate) fn attributes(&self) -> ReadXattrs {
+        self.attributes.get().cloned().unwrap_or(Ok(None))
     }
 
     pub(crate) fn note_change(&self, size: u64) {

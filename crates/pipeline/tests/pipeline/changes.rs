@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use breakwater_core::Xattrs;
 use breakwater_engine::ChangedPages;
 use breakwater_pipeline::backup::BackupOutcome;
 use breakwater_repository::format::Class;
@@ -176,6 +177,55 @@ async fn an_equal_stamp_means_that_nothing_is_read_and_chunks_are_found_where_th
     assert!(third.totals.unchanged > 3000, "{:?}", third.totals);
     let (restored, _) = lab.restore(&third.manifest).await;
     assert_eq!(restored, moved);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attributes_come_from_the_reader_or_with_an_equal_stamp_from_the_base() {
+    let lab = Lab::new(1).await;
+    let colour = vec![(b"user.colour".to_vec(), b"blue".to_vec())];
+    let mut tree = Tree::default();
+    tree.file("small", text(1, 50)).file("tall", text(2, 50));
+    let behaving = |path: &str, xattrs| {
+        let xattrs = Some((path.as_bytes().to_vec(), xattrs));
+        Behaviour { stamped: true, tolerant: true, xattrs, ..Behaviour::default() }
+    };
+    for (path, length) in [("small", 5000), ("tall", EXTENT * 400)] {
+        tree.file(path, noise(3, length));
+        let first = lab.backup(FakeSession::behaving(&tree, behaving(path, Some(colour.clone())))).await;
+        assert_eq!(xattrs_of(&lab, &first).await, [(path.to_owned(), colour.clone())]);
+
+        // Whoever asked the reader now would hear of an error.
+        let second = lab.backup(FakeSession::behaving(&tree, behaving(path, None))).await;
+        assert_eq!((second.totals.kept, second.manifest.unreadable.count), (tree.bytes(), 0));
+        assert_eq!(xattrs_of(&lab, &second).await, [(path.to_owned(), colour.clone())]);
+
+        let longer = [content(&tree, path), vec![7]].concat();
+        tree.file(path, longer);
+        let third = lab.backup(FakeSession::behaving(&tree, behaving(path, None))).await;
+        let unread = &third.manifest.unreadable;
+        assert_eq!((unread.count, unread.paths[0].path.as_str()), (1, path));
+        assert!(unread.paths[0].reason.contains("attributes"), "{unread:?}");
+        assert_eq!(lab.restore(&third.manifest).await.0, tree, "its content is there");
+
+        // It has no stamp, so it is read again, and with it what could not be read.
+        let fourth = lab.backup(FakeSession::behaving(&tree, behaving(path, Some(colour.clone())))).await;
+        assert!(fourth.totals.read >= content(&tree, path).len() as u64, "{:?}", fourth.totals);
+        assert_eq!(xattrs_of(&lab, &fourth).await, [(path.to_owned(), colour.clone())]);
+        tree.file(path, noise(9, 2000));
+        lab.backup(FakeSession::behaving(&tree, behaving(path, Some(Vec::new())))).await;
+    }
+}
+
+/// The files of a snapshot that have extended attributes.
+async fn xattrs_of(lab: &Lab, outcome: &BackupOutcome) -> Vec<(String, Xattrs)> {
+    let frames = FrameReader::new(&lab.recipient, lab.source, lab.recipient.read_order());
+    let mut tree = TreeReader::with_frames(frames, &outcome.manifest);
+    let mut found = Vec::new();
+    while let Some(entries) = tree.next().await.unwrap() {
+        let with = entries.into_iter().filter(|entry| !entry.attributes.xattrs.is_empty());
+        found.extend(with.map(|entry| (String::from_utf8(entry.path).unwrap(), entry.attributes.xattrs)));
+    }
+    found
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use breakwater_core::{Attributes, LogPosition, Timestamp};
+use breakwater_core::{Attributes, LogPosition, Timestamp, Xattrs};
 use breakwater_engine::{
     BackupEnd, BackupSession, ChangedPages, Chunking, EngineError, EngineErrorKind, Entry, EntryKind, ExtentReader,
     ReadExtent, RecoveryRange, Settled, Unreadable,
@@ -38,6 +38,8 @@ pub(crate) struct Behaviour {
     pub(crate) stamped: bool,
     /// The backup goes on without what cannot be read.
     pub(crate) tolerant: bool,
+    /// Extended attributes that the reader of a path brings; `None`: it cannot.
+    pub(crate) xattrs: Option<(Vec<u8>, Option<Xattrs>)>,
     /// A path that says so often that it changed while it was read.
     pub(crate) restless: Option<(Vec<u8>, Arc<AtomicU64>)>,
 }
@@ -168,6 +170,14 @@ impl ExtentReader for Reader {
             .as_ref()
             .filter(|(path, page)| *path == self.path && (offset..offset + length as u64).contains(&(page * 8192)));
         Ok(ReadExtent { length, damaged_pages: damaged.map(|(_, page)| *page).into_iter().collect() })
+    }
+
+    fn xattrs(&self) -> Result<Option<Xattrs>, EngineError> {
+        match self.behaviour.xattrs.as_ref().filter(|(path, _)| *path == self.path) {
+            None => Ok(None),
+            Some((_, Some(xattrs))) => Ok(Some(xattrs.clone())),
+            Some((_, None)) => Err(EngineError::new(EngineErrorKind::Corrupt, "the attributes are damaged")),
+        }
     }
 
     fn settle(&self) -> Result<Settled, EngineError> {

@@ -11,13 +11,16 @@ use breakwater_crypto::ChunkId;
 use breakwater_repository::FrameReader;
 use breakwater_repository::format::leaf::{self, Extent};
 use breakwater_repository::format::pack::KeyKind;
-use breakwater_repository::format::tree::{LeafRef, TreeDecoder, TreeEntry, TreeKind};
+use breakwater_repository::format::tree::{self, LeafRef, TreeDecoder, TreeEntry, TreeKind};
 use breakwater_repository::format::{Class, FormatError, FrameLocation};
 use bytes::Bytes;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use crate::PipelineError;
+
+/// Frames of a tree that are read before they are needed.
+const FRAMES_AHEAD: usize = 2;
 
 /// Bytes of leaves that are read at once.
 const LEAVES_AHEAD: u64 = 1 << 20;
@@ -38,42 +41,35 @@ impl Frames for FrameReader {
     }
 }
 
-/// The entries of a snapshot in path order, two frames in memory at a time.
+/// The entries of a snapshot in path order, a few frames in memory at a time.
 pub(crate) struct TreeReader {
-    /// Missing while the next frame is on its way, and after the last.
-    rest: Option<Rest>,
-    ahead: Option<AbortOnDropHandle<Result<(Vec<TreeEntry>, Rest), PipelineError>>>,
-    ready: VecDeque<TreeEntry>,
-}
-
-/// The frames that were not read yet.
-struct Rest {
     frames: Arc<dyn Frames>,
     tree: VecDeque<FrameLocation>,
+    ahead: VecDeque<AbortOnDropHandle<Result<Vec<TreeEntry>, PipelineError>>>,
     decoder: TreeDecoder,
+    ready: VecDeque<TreeEntry>,
 }
 
 impl TreeReader {
     pub(crate) fn new(frames: Arc<dyn Frames>, tree: &[FrameLocation]) -> TreeReader {
-        let rest = Rest { frames, tree: tree.iter().copied().collect(), decoder: TreeDecoder::default() };
-        TreeReader { rest: Some(rest), ahead: None, ready: VecDeque::new() }
+        let tree = tree.iter().copied().collect();
+        TreeReader { frames, tree, ahead: VecDeque::new(), decoder: TreeDecoder::default(), ready: VecDeque::new() }
     }
 
-    /// A reader of entries that are all at hand.
-    pub(crate) fn of(ready: VecDeque<TreeEntry>) -> TreeReader {
-        TreeReader { rest: None, ahead: None, ready }
+    /// A reader of the same tree, all of whose entries are at hand.
+    pub(crate) fn with_all(self, entries: VecDeque<TreeEntry>) -> TreeReader {
+        TreeReader { tree: VecDeque::new(), ready: entries, ..self }
     }
 
     /// The next entry without taking it.
     pub(crate) async fn peek(&mut self) -> Result<Option<&TreeEntry>, PipelineError> {
         while self.ready.is_empty() {
             self.read_ahead();
-            let Some(ahead) = self.ahead.take() else { break };
-            let read = ahead.await;
-            let read = read.map_err(|error| PipelineError::Defect(format!("reading a tree: {error}")))?;
-            let (entries, rest) = read?;
+            let Some(next) = self.ahead.pop_front() else { break };
+            let read = next.await;
+            let entries = read.map_err(|error| PipelineError::Defect(format!("reading a tree: {error}")))??;
+            self.decoder.follow(&entries).map_err(bad)?;
             self.ready.extend(entries);
-            self.rest = Some(rest);
             self.read_ahead();
         }
         Ok(self.ready.front())
@@ -90,24 +86,20 @@ impl TreeReader {
         self.ready.iter()
     }
 
-    /// Begins to read the next frame, unless it is on its way.
+    /// Begins to read the next frames, side by side.
     fn read_ahead(&mut self) {
-        if let Some(rest) = self.rest.take_if(|rest| !rest.tree.is_empty()) {
-            self.ahead = Some(AbortOnDropHandle::new(tokio::spawn(rest.next().in_current_span())));
+        while self.ahead.len() < FRAMES_AHEAD
+            && let Some(location) = self.tree.pop_front()
+        {
+            let reading = read_frame(Arc::clone(&self.frames), location).in_current_span();
+            self.ahead.push_back(AbortOnDropHandle::new(tokio::spawn(reading)));
         }
     }
 }
 
-impl Rest {
-    /// The entries of the next frame.
-    async fn next(mut self) -> Result<(Vec<TreeEntry>, Rest), PipelineError> {
-        let next: Vec<FrameLocation> = self.tree.pop_front().into_iter().collect();
-        let mut entries = Vec::new();
-        for frame in self.frames.frames(Class::Tree, &next).await? {
-            entries.append(&mut self.decoder.frame(&frame).map_err(bad)?);
-        }
-        Ok((entries, self))
-    }
+async fn read_frame(frames: Arc<dyn Frames>, location: FrameLocation) -> Result<Vec<TreeEntry>, PipelineError> {
+    let content = frames.frames(Class::Tree, &[location]).await?;
+    content.first().map_or(Ok(Vec::new()), |content| tree::decode_frame(content).map_err(bad))
 }
 
 /// Leaves in about the order of the tree; those that are needed next are read together.
@@ -305,10 +297,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tree_is_read_one_frame_ahead_and_an_error_waits_for_its_turn() {
+    async fn a_tree_is_read_ahead_and_an_error_waits_for_its_turn() {
         let frames = HashMap::from([(1, frame(&["a", "b"])), (2, frame(&["c"]))]);
         let stored = Arc::new(Stored { frames, ..Stored::default() });
-        let tree: Vec<FrameLocation> = (1..=4).map(|number| location(number, 0, 100)).collect();
+        let tree: Vec<FrameLocation> = (1..=9).map(|number| location(number, 0, 100)).collect();
         let mut reader = TreeReader::new(stored.clone(), &tree);
         let mut names = Vec::new();
         for _ in 0..3 {
@@ -316,7 +308,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(names, [b"a", b"b", b"c"]);
-        assert_eq!(stored.asked(), [[1], [2], [3]], "not more than one ahead");
+        assert_eq!(stored.asked(), [[1], [2], [3], [4]], "not more than two ahead");
         reader.next().await.unwrap_err();
     }
 

@@ -87,9 +87,12 @@ impl Survey {
         }
     }
 
-    /// A reader of the tree that was surveyed, once; `tree` makes one where it was too large to be kept.
+    /// A reader of the tree that was surveyed; once, it does not read it again if it was small enough. `tree` makes readers of it.
     pub(crate) fn reader(&mut self, tree: impl Fn() -> TreeReader) -> TreeReader {
-        self.entries_kept.take().map_or_else(tree, TreeReader::of)
+        match self.entries_kept.take() {
+            Some(entries) => tree().with_all(entries),
+            None => tree(),
+        }
     }
 
     /// Every hard link must lead to a file; one that was not chosen is laid under its first chosen name.

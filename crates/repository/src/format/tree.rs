@@ -175,24 +175,34 @@ pub struct TreeDecoder {
 impl TreeDecoder {
     /// The entries of the next frame.
     pub fn frame(&mut self, content: &[u8]) -> Result<Vec<TreeEntry>, FormatError> {
-        let lines = match content.strip_suffix(b"\n") {
-            Some(lines) => lines,
-            None if content.is_empty() => return Ok(Vec::new()),
-            None => return Err(FormatError::damaged(WHAT, "the last line has no end")),
-        };
-        // Once for the whole frame, instead of for each of its texts.
-        let lines = std::str::from_utf8(lines).map_err(|_| FormatError::damaged(WHAT, "it is no text"))?;
-        let mut entries = Vec::new();
-        for line in lines.split('\n') {
-            let line: Line<'_> =
-                serde_json::from_str(line).map_err(|source| FormatError::Json { what: WHAT, source })?;
-            let entry = line.entry()?;
-            entry.check()?;
-            self.order.next(&entry.path, matches!(entry.kind, TreeKind::Symlink { .. }))?;
-            entries.push(entry);
-        }
+        let entries = decode_frame(content)?;
+        self.follow(&entries)?;
         Ok(entries)
     }
+
+    /// Checks that the [decoded](decode_frame) entries of a frame come after those of the one before.
+    pub fn follow(&mut self, entries: &[TreeEntry]) -> Result<(), FormatError> {
+        let mut next = |entry: &TreeEntry| self.order.next(&entry.path, matches!(entry.kind, TreeKind::Symlink { .. }));
+        entries.iter().try_for_each(&mut next)
+    }
+}
+
+/// The entries of one frame, whose order is not checked: frames may be decoded side by side.
+pub fn decode_frame(content: &[u8]) -> Result<Vec<TreeEntry>, FormatError> {
+    let lines = match content.strip_suffix(b"\n") {
+        Some(lines) => lines,
+        None if content.is_empty() => return Ok(Vec::new()),
+        None => return Err(FormatError::damaged(WHAT, "the last line has no end")),
+    };
+    // Once for the whole frame, instead of for each of its texts.
+    let lines = std::str::from_utf8(lines).map_err(|_| FormatError::damaged(WHAT, "it is no text"))?;
+    let decode = |line| {
+        let line: Line<'_> = serde_json::from_str(line).map_err(|source| FormatError::Json { what: WHAT, source })?;
+        let entry = line.entry()?;
+        entry.check()?;
+        Ok(entry)
+    };
+    lines.split('\n').map(decode).collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! A ratio is the bare loop's time divided by the pipeline's: 1.0 means that everything around the primitives costs
 //! nothing. Each figure is the best of several rounds that alternate between the two sides. Every suite is measured with every
-//! kind of content, on one core and on two, each in a process of its own that may use so many.
+//! kind of content, on one core and on two, each suite in a process of its own that may use so many.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -87,13 +87,19 @@ fn main() -> Result<()> {
     }
     let all = std::thread::available_parallelism().map_or(2, usize::from).min(2);
     let (mut ratios, mut figures, mut peak) = (Map::new(), Map::new(), 0.0_f64);
-    for cores in 1..=all {
+    let suites = [Suite::Standard, Suite::Fast, Suite::Nist].map(|suite| suite.word());
+    let chosen = |suite: &&str| arguments.suite.as_deref().is_none_or(|only| only == *suite);
+    for (cores, suite) in (1..=all).flat_map(|cores| suites.into_iter().filter(chosen).map(move |suite| (cores, suite)))
+    {
         eprintln!("on {cores} core{}:", if cores == 1 { "" } else { "s" });
         let mut command = Command::new("taskset");
         command.args(["-c", &format!("0-{}", cores - 1)]).arg(std::env::current_exe()?);
         command.args(std::env::args_os().skip(1)).arg("--part").stderr(Stdio::inherit());
+        if arguments.suite.is_none() {
+            command.args(["--suite", suite]);
+        }
         let output = command.output().context("starting taskset (hint: it is part of util-linux)")?;
-        anyhow::ensure!(output.status.success(), "the part on {cores} cores failed");
+        anyhow::ensure!(output.status.success(), "the part of {suite} on {cores} cores failed");
         let part: Value = serde_json::from_slice(&output.stdout).context("reading the figures of a part")?;
         for (all, name) in [(&mut ratios, "ratios"), (&mut figures, "figures")] {
             let part = part.get(name).and_then(Value::as_object).cloned().unwrap_or_default();

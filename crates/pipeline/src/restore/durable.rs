@@ -18,7 +18,7 @@ use rustix::io::Errno;
 const KNOWN: &[u64] = &[0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0x0102_1994, 0x2FC1_2FC1, 0xCA45_1A4E];
 
 /// So many bytes of small files are sent to the disk together while the next are written.
-const SENT: u64 = 32 << 20;
+const SENT: u64 = 96 << 20;
 
 /// How this target becomes durable.
 #[derive(Debug)]

@@ -118,7 +118,11 @@ impl Walk {
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut lines = self.findings.account.warnings();
         if !self.xattrs.is_usable() {
-            lines.push("extended attributes and ACLs are not backed up: /proc is not mounted".to_owned());
+            lines.push(
+                "/proc is not mounted: extended attributes and ACLs are backed up of files with content and one name alone, not \
+                 of directories, links, empty files and files with several names (hint: mount it where the agent runs)"
+                    .to_owned(),
+            );
         }
         if self.marks.has_doubt() {
             lines.push(

@@ -1,4 +1,4 @@
-//! Extended attributes, ACLs and capabilities among them, without opening what carries them.
+//! Extended attributes, ACLs and capabilities among them: of what is open, or of what nobody has to open for them.
 
 use std::ffi::CStr;
 use std::io::Write as _;

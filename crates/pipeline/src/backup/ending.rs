@@ -51,17 +51,11 @@ pub(crate) fn write_tree(
                 continue;
             }
             if let Some(frame) = encoder.push_line(&line.path, line.is_symlink, &line.bytes).map_err(bad)? {
-                if lanes.are_busy() {
-                    tree.extend(lanes.next(structure)?);
-                }
-                lanes.take(frame)?;
+                tree.extend(lanes.take(frame, structure)?);
             }
         }
         if let Some(frame) = encoder.finish() {
-            if lanes.are_busy() {
-                tree.extend(lanes.next(structure)?);
-            }
-            lanes.take(frame)?;
+            tree.extend(lanes.take(frame, structure)?);
         }
         while let Some(location) = lanes.next(structure)? {
             tree.push(location);
@@ -106,14 +100,13 @@ fn prepare(
 }
 
 impl Lanes {
-    fn are_busy(&self) -> bool {
-        self.sent - self.received >= self.lanes.len()
-    }
-
-    fn take(&mut self, frame: Vec<u8>) -> Result<(), PipelineError> {
+    /// Hands a frame to the next lane, and answers where the frame was put that was in its way.
+    fn take(&mut self, frame: Vec<u8>, structure: &mut StructurePacks) -> Result<Option<FrameLocation>, PipelineError> {
+        let before = if self.sent - self.received >= LANES { self.next(structure)? } else { None };
         let lane = self.lanes.get(self.sent % LANES);
         self.sent += 1;
-        lane.and_then(|lane| lane.frames.send(frame).ok()).ok_or_else(ended)
+        lane.and_then(|lane| lane.frames.send(frame).ok()).ok_or_else(ended)?;
+        Ok(before)
     }
 
     /// Where the oldest frame was put; `None` when all were.

@@ -55,7 +55,9 @@ impl Durability {
 
     /// Counts bytes of a small file; true when it is time to [send](Self::send) them to the disk.
     pub(crate) fn is_due(&self, bytes: u64) -> bool {
-        self.unsent.fetch_add(bytes, Ordering::Relaxed) + bytes >= SENT && !self.sending.swap(true, Ordering::AcqRel)
+        // Where each file is synced, there is nothing left to send.
+        let due = !self.each && self.unsent.fetch_add(bytes, Ordering::Relaxed) + bytes >= SENT;
+        due && !self.sending.swap(true, Ordering::AcqRel)
     }
 
     /// Sends what was written to the disk while more is written, so that not all of a restore waits there for the last sync.
@@ -134,6 +136,8 @@ mod tests {
         let file = File::create(directory.path().join("a")).unwrap();
         durability.file(&file).unwrap();
         durability.entry(&root).unwrap();
+        let of_each = Durability { each: true, ..Durability::of(&root) };
+        assert!(!of_each.is_due(SENT), "each file is synced there");
         assert!(!durability.is_due(SENT - 1));
         assert!(durability.is_due(1));
         assert!(!durability.is_due(SENT), "one at a time");

@@ -9,8 +9,8 @@ use super::target::{check_path, is_working_name};
 use crate::PipelineError;
 use crate::frames::TreeReader;
 
-/// Entries of a tree that is kept in memory at most: about 16 MiB.
-const KEPT: usize = 32 << 10;
+/// Bytes of a tree that is kept in memory: about 32,000 entries, fewer where they have many attributes or extents.
+const KEPT: usize = 16 << 20;
 
 /// What a restore will lay.
 #[derive(Debug, Default)]
@@ -31,6 +31,8 @@ pub(crate) struct Survey {
     pub(crate) leftovers: Vec<Vec<u8>>,
     /// Every entry of a small tree, so that it needs not be read again.
     entries_kept: Option<VecDeque<TreeEntry>>,
+    /// Their bytes.
+    bytes_kept: usize,
     globs: Globs,
     /// Directories above what the patterns choose.
     above: HashSet<Vec<u8>>,
@@ -81,8 +83,9 @@ impl Survey {
     }
 
     fn keep(&mut self, entry: TreeEntry) {
+        self.bytes_kept = self.bytes_kept.saturating_add(weight(&entry));
         match &mut self.entries_kept {
-            Some(kept) if kept.len() < KEPT => kept.push_back(entry),
+            Some(kept) if self.bytes_kept <= KEPT => kept.push_back(entry),
             kept => *kept = None,
         }
     }
@@ -147,6 +150,14 @@ impl Survey {
     }
 }
 
+/// Bytes that an entry takes in memory, about.
+fn weight(entry: &TreeEntry) -> usize {
+    let leaves = if let TreeKind::File { leaves, .. } = &entry.kind { leaves.as_slice() } else { &[] };
+    let xattrs: usize = entry.attributes.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let stamp = entry.stamp.as_ref().map_or(0, String::len);
+    size_of::<TreeEntry>() + entry.path.len() + size_of_val(leaves) + xattrs + stamp
+}
+
 /// Whether the path has a name that this program gives to unfinished files: it is no content of the source.
 fn is_leftover(path: &[u8]) -> bool {
     path.rsplit(|byte| *byte == b'/').next().is_some_and(is_working_name)
@@ -155,4 +166,36 @@ fn is_leftover(path: &[u8]) -> bool {
 /// The paths above `path`, the shortest first.
 fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.iter().enumerate().filter(|(_, byte)| **byte == b'/').filter_map(|(at, _)| path.get(..at))
+}
+
+#[cfg(test)]
+mod tests {
+    use breakwater_core::{Attributes, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn a_tree_is_kept_by_its_bytes_not_by_its_entries() {
+        let entry = |value: usize| TreeEntry {
+            path: b"a".to_vec(),
+            kind: TreeKind::Directory,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp(0),
+            last: false,
+            attributes: Attributes { xattrs: vec![(b"user.a".to_vec(), vec![7; value])], ..Attributes::default() },
+            stamp: None,
+            changed: false,
+        };
+        let kept = |count: usize, value: usize| {
+            let mut survey = Survey { entries_kept: Some(VecDeque::new()), ..Survey::default() };
+            (0..count).for_each(|_| survey.keep(entry(value)));
+            survey.entries_kept.map(|kept| kept.len())
+        };
+        assert_eq!(kept(24_000, 1), Some(24_000));
+        assert_eq!(kept(100_000, 1), None);
+        assert_eq!(kept(100, 64 << 10), Some(100));
+        assert_eq!(kept(300, 64 << 10), None, "few entries, and each of them large");
+    }
 }

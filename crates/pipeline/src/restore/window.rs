@@ -165,3 +165,23 @@ impl Window {
         Planned { files: self.files, destinations: self.destinations, keys, packs, needs, fetches }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use breakwater_core::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_window_that_goes_on_with_a_file_does_not_stand_alone() {
+        let metadata = Metadata { mode: 0o600, uid: 0, gid: 0, mtime: Timestamp(0), more: None };
+        let with = |begins| {
+            let mut window = Window::default();
+            window.file(b"a".to_vec(), metadata.clone(), 1, false, begins);
+            window.file(b"b".to_vec(), metadata.clone(), 1, false, true);
+            window.stands_alone()
+        };
+        assert!(with(true) && !with(false));
+        assert!(Window::default().stands_alone(), "directories alone");
+    }
+}

@@ -40,7 +40,7 @@ async fn a_tree_of_very_many_files_comes_back() {
     for directory in 0..34_u8 {
         tree.directory(&format!("d{directory:02}"));
         for number in 0..1000 {
-            tree.file(&format!("d{directory:02}/{number:03}"), vec![directory + 1; number % 7]);
+            tree.file(&format!("d{directory:02}/{number:0200}"), vec![directory + 1; number % 7]);
         }
     }
     let first = lab.backup(FakeSession::new(&tree)).await;
